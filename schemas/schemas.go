@@ -1,0 +1,18 @@
+// Package schemas holds the contracts as files: Avro schemas, ClickHouse
+// migrations and the list of topics, embedded into the binary. It reads none of
+// them; pkg/eventavro, pkg/clickhouse and pkg/kafka do.
+//
+// A released Avro file or migration is never edited: a change is a new file.
+package schemas
+
+import _ "embed" // go:embed
+
+// EmailEventV1 is version 1 of the canonical event.
+//
+//go:embed avro/email_event.v1.avsc
+var EmailEventV1 string
+
+// Topics is topics.yaml.
+//
+//go:embed topics.yaml
+var Topics []byte

@@ -1,0 +1,46 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Problems collects everything that is wrong, so that a person can fix it in
+// one go. Its zero value is ready to use.
+type Problems struct{ errs []error }
+
+// Must adds a problem unless ok. The text starts with the key that is wrong:
+// "max_rows: is 0, must be at least 1".
+func (p *Problems) Must(ok bool, format string, args ...any) {
+	if !ok {
+		p.errs = append(p.errs, fmt.Errorf(format, args...))
+	}
+}
+
+// Add adds err, which may be nil.
+func (p *Problems) Add(err error) {
+	if err != nil {
+		p.errs = append(p.errs, err)
+	}
+}
+
+// Err returns the problems as one error, a line each, or nil.
+func (p *Problems) Err() error { return errors.Join(p.errs...) }
+
+// Prefix puts the key of a section before every error that err joins: the
+// "max_rows: is 0" of the section loader becomes "loader.max_rows: is 0". A nil
+// err stays nil.
+func Prefix(section string, err error) error {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the outermost error only: what it wraps keeps its own text
+	if !ok {
+		return fmt.Errorf("%s.%w", section, err)
+	}
+	var problems Problems
+	for _, one := range joined.Unwrap() {
+		problems.Add(Prefix(section, one))
+	}
+	return problems.Err()
+}

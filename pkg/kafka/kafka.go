@@ -1,0 +1,181 @@
+// Package kafka makes every Kafka client of the process, and holds the loops
+// that are easy to get wrong: exactly-once transactions and dead letters.
+//
+// Its clients read committed, start at the beginning of a topic, and never
+// commit by themselves. There is no interface over kgo.Client on purpose: tests
+// run against a broker that speaks the protocol (package kafkatest). What a
+// record means is the business of the services.
+package kafka
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl/plain"
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+	"github.com/twmb/franz-go/plugin/kotel"
+	"github.com/twmb/franz-go/plugin/kslog"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// MaxRecordBytes is the largest record of the raw and the dead-letter topic:
+// Mandrill posts up to 16 MiB. schemas/topics.yaml allows it on the broker.
+const MaxRecordBytes = 20 << 20
+
+// Deps are what every client reports to. All are required but Password.
+type Deps struct {
+	ClientID   string
+	Password   string // resolved sasl.password
+	Logger     *slog.Logger
+	Meter      metric.MeterProvider
+	Tracer     trace.TracerProvider
+	Propagator propagation.TextMapPropagator
+}
+
+// Clients makes clients of one cluster. It holds no connection itself.
+type Clients struct {
+	cfg  Config
+	opts []kgo.Opt
+}
+
+// NewClients reads the TLS files and checks the configuration; it does not
+// connect.
+func NewClients(cfg Config, deps Deps) (*Clients, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if deps.Logger == nil || deps.Meter == nil || deps.Tracer == nil || deps.Propagator == nil {
+		return nil, errors.New("kafka: a dependency is missing")
+	}
+	telemetry := kotel.NewKotel(
+		kotel.WithMeter(kotel.NewMeter(kotel.MeterProvider(deps.Meter))),
+		kotel.WithTracer(kotel.NewTracer(kotel.TracerProvider(deps.Tracer), kotel.TracerPropagator(deps.Propagator))),
+	)
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(cfg.Brokers...),
+		kgo.ClientID(deps.ClientID),
+		kgo.WithLogger(kslog.New(deps.Logger.With("component", "kafka"))),
+		kgo.WithHooks(telemetry.Hooks()...),
+	}
+	if cfg.TLS.Enabled {
+		config, err := cfg.TLS.config()
+		if err != nil {
+			return nil, fmt.Errorf("kafka: tls: %w", err)
+		}
+		opts = append(opts, kgo.DialTLSConfig(config))
+	}
+	switch cfg.SASL.Mechanism {
+	case "plain":
+		opts = append(opts, kgo.SASL(plain.Auth{User: cfg.SASL.Username, Pass: deps.Password}.AsMechanism()))
+	case "scram-sha-256":
+		opts = append(opts, kgo.SASL(scram.Auth{User: cfg.SASL.Username, Pass: deps.Password}.AsSha256Mechanism()))
+	case "scram-sha-512":
+		opts = append(opts, kgo.SASL(scram.Auth{User: cfg.SASL.Username, Pass: deps.Password}.AsSha512Mechanism()))
+	}
+	return &Clients{cfg: cfg, opts: opts}, nil
+}
+
+func (c TLS) config() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("ca_file: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("ca_file: %s holds no PEM certificate", c.CAFile)
+		}
+	}
+	if c.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("cert_file: %w", err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+func (c *Clients) with(opts ...kgo.Opt) []kgo.Opt {
+	return append(append([]kgo.Opt(nil), c.opts...), opts...)
+}
+
+// producing is what every producer has: acknowledged by all in-sync replicas,
+// idempotent (kgo's default), and able to write the largest raw record.
+func producing() []kgo.Opt {
+	return []kgo.Opt{
+		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerBatchMaxBytes(MaxRecordBytes),
+		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)), // Kafka's own murmur2 by key
+	}
+}
+
+// consuming is what every consumer has. Fetches are bounded: a backlog must not
+// become memory.
+func consuming() []kgo.Opt {
+	return []kgo.Opt{
+		// Without it the transactions of the normalizer mean nothing.
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		// After retention took what was not read yet, go on with the oldest
+		// that is left; the log says what was lost.
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchMaxBytes(16 << 20),
+		kgo.FetchMaxPartitionBytes(2 << 20),
+		kgo.MaxConcurrentFetches(2),
+	}
+}
+
+// Producer returns a client that only produces.
+func (c *Clients) Producer(opts ...kgo.Opt) (*kgo.Client, error) {
+	return kgo.NewClient(c.with(append(producing(), opts...)...)...)
+}
+
+// Group returns a client that consumes topics in a group, commits only when
+// told, and can produce (dead letters).
+func (c *Clients) Group(group string, topics []string, opts ...kgo.Opt) (*kgo.Client, error) {
+	base := append(producing(), consuming()...)
+	base = append(base, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topics...), kgo.DisableAutoCommit())
+	return kgo.NewClient(c.with(append(base, opts...)...)...)
+}
+
+// Session returns a session that consumes topics in a group and produces in
+// transactions. The transactional id must be unique among live instances and
+// should be the same after a restart: then the restart ends the transaction
+// that a crash left open at once, instead of when it times out.
+func (c *Clients) Session(group, transactionalID string, topics []string, opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
+	base := append(producing(), consuming()...)
+	base = append(base,
+		kgo.ConsumerGroup(group),
+		kgo.ConsumeTopics(topics...),
+		kgo.TransactionalID(transactionalID),
+		kgo.TransactionTimeout(30*time.Second),
+	)
+	return kgo.NewGroupTransactSession(c.with(append(base, opts...)...)...)
+}
+
+// Reader returns a client that reads without a group and commits nothing. The
+// caller says what to consume, and from where.
+func (c *Clients) Reader(opts ...kgo.Opt) (*kgo.Client, error) {
+	return kgo.NewClient(c.with(append(consuming(), opts...)...)...)
+}
+
+// Admin returns a client for topics, offsets and groups. Closing it closes its
+// connections.
+func (c *Clients) Admin() (*kadm.Client, error) {
+	client, err := kgo.NewClient(c.opts...)
+	if err != nil {
+		return nil, err
+	}
+	return kadm.NewClient(client), nil
+}

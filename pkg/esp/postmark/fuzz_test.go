@@ -1,0 +1,9 @@
+package postmark
+
+import (
+	"testing"
+
+	"mailriver/pkg/esp/esptest"
+)
+
+func FuzzParse(f *testing.F) { esptest.Fuzz(f, Provider) }

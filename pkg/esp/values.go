@@ -39,6 +39,10 @@ func Int(v gjson.Result) (n int32, ok bool) {
 	if err == nil {
 		return int32(wide), true
 	}
+	// ParseFloat also reads "NaN", "0x10p0" and the like, which are no JSON numbers.
+	if strings.Trim(text, "+-.eE0123456789") != "" {
+		return 0, false
+	}
 	if float, err := strconv.ParseFloat(text, 64); err == nil && float == float64(int32(float)) {
 		return int32(float), true
 	}
@@ -60,19 +64,21 @@ func Bool(v gjson.Result) (value, ok bool) {
 // Strings reads an array of scalars, or one scalar, as a list without empty
 // and without repeated entries, in order.
 func Strings(v gjson.Result) []string {
+	if !v.IsArray() {
+		if text := Text(v); text != "" {
+			return []string{text}
+		}
+		return nil
+	}
 	var list []string
 	seen := map[string]bool{}
-	add := func(v gjson.Result) {
-		if text := Text(v); text != "" && !seen[text] {
+	v.ForEach(func(_, element gjson.Result) bool {
+		if text := Text(element); text != "" && !seen[text] {
 			seen[text] = true
 			list = append(list, text)
 		}
-	}
-	if v.IsArray() {
-		v.ForEach(func(_, element gjson.Result) bool { add(element); return true })
-	} else {
-		add(v)
-	}
+		return true
+	})
 	return list
 }
 
@@ -95,21 +101,39 @@ func Metadata(v gjson.Result) map[string]string {
 }
 
 // Address takes the bare address out of a header-style value
-// ("Ann <ann@example.com>"). What is no address is returned as it came,
-// trimmed: unknown is kept.
+// ("Ann <ann@example.com>"). What is no address, or is several, is returned as
+// it came, trimmed: unknown is kept, and none of several is picked.
 func Address(text string) string {
 	text = strings.TrimSpace(text)
 	if !strings.ContainsAny(text, "<>\"(") {
 		return text
 	}
 	if parsed, err := mail.ParseAddress(text); err == nil {
-		return parsed.Address
+		// The parsed form has lost the quotes that a local part like "ann lee"
+		// needs. String puts them back where they are needed.
+		bare := mail.Address{Address: parsed.Address}
+		return strings.TrimSuffix(strings.TrimPrefix(bare.String(), "<"), ">")
 	}
 	// Display names that RFC 5322 forbids unquoted are common in payloads.
-	if open, end := strings.LastIndexByte(text, '<'), strings.LastIndexByte(text, '>'); open >= 0 && end > open+1 {
-		return strings.TrimSpace(text[open+1 : end])
+	found := ""
+	for rest := text; ; {
+		_, after, open := strings.Cut(rest, "<")
+		inner, after, closed := strings.Cut(after, ">")
+		if !open || !closed {
+			break
+		}
+		if strings.Contains(inner, "@") {
+			if found != "" {
+				return text
+			}
+			found = strings.TrimSpace(inner)
+		}
+		rest = after
 	}
-	return text
+	if found == "" {
+		return text
+	}
+	return found
 }
 
 // MessageID takes the angle brackets and white space off an RFC 5322
@@ -117,7 +141,7 @@ func Address(text string) string {
 func MessageID(text string) string {
 	text = strings.TrimSpace(text)
 	if len(text) > 1 && text[0] == '<' && text[len(text)-1] == '>' {
-		return text[1 : len(text)-1]
+		return strings.TrimSpace(text[1 : len(text)-1])
 	}
 	return text
 }
@@ -184,30 +208,50 @@ func parseEpoch(text string) (time.Time, string, bool) {
 	case n >= 1e14:
 		return time.UnixMicro(n).UTC(), event.PrecisionMicrosecond, true
 	case n >= 1e11:
-		return time.UnixMilli(n).UTC(), event.PrecisionMillisecond, true
+		at := time.UnixMilli(n).UTC()
+		if fraction == "" {
+			return at, event.PrecisionMillisecond, true
+		}
+		micros, _ := strconv.ParseInt((fraction + "000")[:3], 10, 64) // three digits
+		return at.Add(time.Duration(micros) * time.Microsecond), event.PrecisionMicrosecond, true
 	}
 	micros, precision := fractionMicros(fraction)
 	return time.Unix(n, micros*1000).UTC(), precision, true
 }
 
+// parseCalendar reads RFC 3339 and its common relatives: a space for the T, a
+// space before the zone, a zone of +0000, +00, UTC or GMT, or none, which is
+// UTC. No other abbreviation is read: package time would take it for an offset
+// of zero, or for what it means where the program runs.
 func parseCalendar(text string) (time.Time, string, bool) {
+	const dateLen = len("2006-01-02")
+	if len(text) <= dateLen || text[dateLen] != 'T' && text[dateLen] != ' ' {
+		return time.Time{}, "", false
+	}
+	clock, zone, spaced := strings.Cut(text[dateLen+1:], " ")
+	if spaced {
+		switch {
+		case zone == "UTC" || zone == "GMT":
+			zone = "Z"
+		case zone == "" || !strings.ContainsAny(zone[:1], "Z+-"):
+			return time.Time{}, "", false
+		}
+	}
+	text = text[:dateLen] + "T" + clock + zone
 	for _, layout := range []string{
-		"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05Z07",
-		"2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05Z0700", "2006-01-02 15:04:05Z07",
-		"2006-01-02T15:04:05 Z0700", "2006-01-02 15:04:05 Z0700", "2006-01-02 15:04:05 MST",
-		"2006-01-02T15:04:05", "2006-01-02 15:04:05",
+		"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05Z07", "2006-01-02T15:04:05",
 	} {
 		// A fraction after the seconds is accepted by every layout (package time).
 		at, err := time.Parse(layout, text)
 		if err != nil {
 			continue
 		}
-		_, rest, _ := strings.Cut(text, ".")
-		end := 0
-		for end < len(rest) && rest[end] >= '0' && rest[end] <= '9' {
+		start := strings.IndexAny(clock, ".,") + 1
+		end := start
+		for start > 0 && end < len(clock) && clock[end] >= '0' && clock[end] <= '9' {
 			end++
 		}
-		_, precision := fractionMicros(rest[:end])
+		_, precision := fractionMicros(clock[start:end])
 		return at.UTC().Truncate(time.Microsecond), precision, true
 	}
 	return time.Time{}, "", false

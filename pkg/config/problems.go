@@ -27,20 +27,20 @@ func (p *Problems) Add(err error) {
 // Err returns the problems as one error, a line each, or nil.
 func (p *Problems) Err() error { return errors.Join(p.errs...) }
 
-// Prefix puts the key of a section before every error that err joins: the
-// "max_rows: is 0" of the section loader becomes "loader.max_rows: is 0". A nil
-// err stays nil.
-func Prefix(section string, err error) error {
+// Prefix puts a text before every error that err joins, so that each line stands
+// for itself: with "loader.", the "max_rows: is 0" of that section becomes
+// "loader.max_rows: is 0". A nil err stays nil.
+func Prefix(prefix string, err error) error {
 	if err == nil {
 		return nil
 	}
 	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the outermost error only: what it wraps keeps its own text
 	if !ok {
-		return fmt.Errorf("%s.%w", section, err)
+		return fmt.Errorf("%s%w", prefix, err)
 	}
 	var problems Problems
 	for _, one := range joined.Unwrap() {
-		problems.Add(Prefix(section, one))
+		problems.Add(Prefix(prefix, one))
 	}
 	return problems.Err()
 }

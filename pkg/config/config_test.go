@@ -389,9 +389,10 @@ func TestProblems(t *testing.T) {
 	inner.Must(false, "max_rows: is %d, must be at least 1", 0)
 	inner.Add(nil)
 	inner.Add(errors.Join(errors.New("a: is wrong"), errors.New("b: is wrong")))
+	inner.Add(fmt.Errorf("c: %w: %w", errors.New("one"), errors.New("error")))
 	outer.Add(Prefix("loader.", inner.Err()))
 	outer.Add(Prefix("kafka.", nil))
-	want := "loader.max_rows: is 0, must be at least 1\nloader.a: is wrong\nloader.b: is wrong"
+	want := "loader.max_rows: is 0, must be at least 1\nloader.a: is wrong\nloader.b: is wrong\nloader.c: one: error"
 	if err := outer.Err(); err == nil || err.Error() != want {
 		t.Errorf("Err() = %v, want %s", err, want)
 	}

@@ -34,13 +34,28 @@ func Prefix(prefix string, err error) error {
 	if err == nil {
 		return nil
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the outermost error only: what it wraps keeps its own text
-	if !ok {
-		return fmt.Errorf("%s%w", prefix, err)
-	}
 	var problems Problems
-	for _, one := range joined.Unwrap() {
-		problems.Add(Prefix(prefix, one))
+	for _, one := range lines(err) {
+		problems.Add(fmt.Errorf("%s%w", prefix, one))
 	}
 	return problems.Err()
+}
+
+// lines returns the errors that errors.Join put together, however deep. An
+// error that fmt.Errorf made of several with %w is one: its text is not theirs,
+// one a line.
+func lines(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the outermost error only: what it wraps keeps its own text
+	if !ok {
+		return []error{err}
+	}
+	parts := joined.Unwrap()
+	if errors.Join(parts...).Error() != err.Error() {
+		return []error{err}
+	}
+	var all []error
+	for _, part := range parts {
+		all = append(all, lines(part)...)
+	}
+	return all
 }

@@ -159,6 +159,7 @@ func (c *Clients) Session(group, transactionalID string, topics []string, opts .
 		kgo.ConsumerGroup(group),
 		kgo.ConsumeTopics(topics...),
 		kgo.TransactionalID(transactionalID),
+		kgo.RecordPartitioner(pinned{c.cfg.Topics().Dedup, kgo.StickyKeyPartitioner(nil)}),
 		kgo.TransactionTimeout(30*time.Second),
 	)
 	return kgo.NewGroupTransactSession(c.with(append(base, opts...)...)...)
@@ -178,4 +179,18 @@ func (c *Clients) Admin() (*kadm.Client, error) {
 		return nil, err
 	}
 	return kadm.NewClient(client), nil
+}
+
+// pinned leaves the partition of one topic's records to their producer, and
+// those of all others to the partitioner behind it.
+type pinned struct {
+	topic string
+	kgo.Partitioner
+}
+
+func (p pinned) ForTopic(topic string) kgo.TopicPartitioner {
+	if topic == p.topic {
+		return kgo.ManualPartitioner().ForTopic(topic)
+	}
+	return p.Partitioner.ForTopic(topic)
 }

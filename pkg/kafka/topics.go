@@ -19,6 +19,7 @@ type Topics struct {
 	Raw    string // webhook requests, byte for byte
 	Events string // canonical events
 	Dead   string // what could not be processed
+	Dedup  string // marks of published events, by raw partition
 }
 
 // Topics returns the names under the configured prefix.
@@ -27,6 +28,7 @@ func (c Config) Topics() Topics {
 		Raw:    c.TopicPrefix + "raw.v1",
 		Events: c.TopicPrefix + "events.v1",
 		Dead:   c.TopicPrefix + "dead.v1",
+		Dedup:  c.TopicPrefix + "dedup.v1",
 	}
 }
 

@@ -34,7 +34,7 @@ type Transactor struct {
 	// RetryWait is the pause after a batch that failed.
 	RetryWait time.Duration
 	// OnEnd, if set, observes each transaction.
-	OnEnd  func(committed bool, inputs, outputs int, took time.Duration)
+	OnEnd  func(ctx context.Context, committed bool, took time.Duration)
 	Logger *slog.Logger
 }
 
@@ -100,7 +100,7 @@ func (t *Transactor) once(shutdown context.Context, sess *kgo.GroupTransactSessi
 		out.Done(committed)
 	}
 	if t.OnEnd != nil {
-		t.OnEnd(committed, len(batch), len(out.Records), time.Since(begun))
+		t.OnEnd(ctx, committed, time.Since(begun))
 	}
 	if err != nil {
 		return fmt.Errorf("end: %w", err) // never retryable in this session

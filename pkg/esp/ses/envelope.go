@@ -1,13 +1,14 @@
 package ses
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/textproto"
 	"strings"
 
 	"github.com/tidwall/gjson"
+
+	"mailriver/pkg/esp"
 )
 
 // Values of the envelope's Type.
@@ -28,9 +29,7 @@ type envelope map[string]string
 // readEnvelope reads an SNS envelope. A member that is there twice makes it
 // unreadable: which of the two counts is a choice that must not exist.
 func readEnvelope(body []byte) (envelope, error) {
-	// Not gjson.ValidBytes: it recurses, and before the signature is checked
-	// anyone can send a megabyte of brackets. json.Valid limits the depth.
-	if !json.Valid(body) {
+	if !esp.ValidJSON(body) {
 		return nil, errors.New("body is not JSON")
 	}
 	root := gjson.ParseBytes(body)

@@ -3,7 +3,6 @@ package ses
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -84,7 +83,7 @@ func (r *reading) read() {
 		r.notice(event.AccountNotice, text)
 		return
 	}
-	if !json.Valid([]byte(text)) {
+	if !esp.ValidJSON([]byte(text)) {
 		r.reject(0, r.text, errors.New("message is not JSON"))
 		return
 	}
@@ -167,11 +166,25 @@ func (r *reading) readEvent(root gjson.Result) {
 		if r.snsID == "" {
 			native = r.fingerprint()
 		}
+		at := innerTime(root)
 		r.unaddressed(native, func(e *event.Event) {
 			e.Type = event.Unknown
-			r.setTime(e, r.snsTime)
+			r.setTime(e, at, r.snsTime)
 		})
 	}
+}
+
+// innerTime returns the time of an event whose type is not known. SES puts it
+// into the object that is named after the type; that of mail is another.
+func innerTime(root gjson.Result) string {
+	at := ""
+	root.ForEach(func(key, value gjson.Result) bool {
+		if key.Str != "mail" {
+			at = textOf(value, "timestamp")
+		}
+		return at == ""
+	})
+	return at
 }
 
 // readMail reads the object that is beside every event: the message.
@@ -230,7 +243,7 @@ func readHeaders(e *event.Event, headers gjson.Result) {
 				e.Tags = append(e.Tags, value)
 			}
 		case "x-metadata":
-			if json.Valid([]byte(value)) {
+			if esp.ValidJSON([]byte(value)) {
 				setMetadata(e, esp.Metadata(gjson.Parse(value)))
 			}
 		}
@@ -291,7 +304,7 @@ func (r *reading) readReject(reject gjson.Result) {
 			e.RejectReason = event.RejectOther
 			e.Warn(event.WarnUnknownClass)
 		}
-		esp.SetSMTPResponse(e, reason)
+		e.ProviderBounceClass = classOf(reason)
 		r.setTime(e, r.snsTime, r.mailTime)
 	})
 }
@@ -317,67 +330,38 @@ func (r *reading) readDelivery(delivery gjson.Result) {
 }
 
 func (r *reading) readDelay(delay gjson.Result) {
-	at, class := textOf(delay, "timestamp"), textOf(delay, "delayType")
+	at := textOf(delay, "timestamp")
 	r.fanOut(get(delay, "delayedRecipients"), r.timed(at), func(e *event.Event, recipient gjson.Result) {
 		e.Type = event.Deferred
-		reply := setReply(e, textOf(recipient, "diagnosticCode"), textOf(recipient, "status"))
-		cause, known := delayCause(class)
-		if cause == "" {
-			_, cause = bounce.Classify(reply)
-		}
-		e.BounceCause = cause
-		if class != "" {
-			e.ProviderBounceClass = "ses:DeliveryDelay/" + class
-		}
-		if !known {
-			e.Warn(event.WarnUnknownClass)
-		}
+		e.ProviderBounceClass = classOf(textOf(delay, "delayType"))
+		setReply(e, textOf(recipient, "diagnosticCode"), textOf(recipient, "status"))
 		r.setTime(e, at, r.snsTime)
 	})
 }
 
-// delayCause returns the cause that a delay type names; empty when it names
-// none, and the answer of the receiving server has to tell.
-func delayCause(class string) (cause string, known bool) {
-	switch class {
-	case "", "General", "Undetermined", "RecipientServerError":
-		return "", true
-	case "MailboxFull":
-		return event.CauseMailboxFull, true
-	case "SpamDetected":
-		return event.CauseSpam, true
-	case "IPFailure": // the sending address is blocked or throttled
-		return event.CauseReputation, true
-	case "TransientCommunicationFailure":
-		return event.CauseProtocol, true
-	case "BYOIPHostNameLookupUnavailable":
-		return event.CauseDNS, true
-	case "InternalFailure", "SendingDeferral": // SES itself waits
-		return event.CauseOther, true
-	}
-	return "", false
-}
-
 func (r *reading) readBounce(b gjson.Result) {
-	at, feedback := textOf(b, "timestamp"), textOf(b, "feedbackId")
-	native := r.timed(at)
-	if feedback != "" {
-		native = r.feedback(feedback)
-	}
+	at := textOf(b, "timestamp")
+	native := r.feedback(textOf(b, "feedbackId"), at)
 	class := textOf(b, "bounceType")
 	subclass := textOf(b, "bounceSubType")
 	r.fanOut(get(b, "bouncedRecipients"), native, func(e *event.Event, recipient gjson.Result) {
 		e.Type = event.Bounced
 		e.MXIP = textOf(b, "remoteMtaIp")
-		if class != "" || subclass != "" {
-			e.ProviderBounceClass = "ses:" + strings.TrimSuffix(class+"/"+subclass, "/")
-		}
+		e.ProviderBounceClass = classOf(strings.TrimSuffix(class+"/"+subclass, "/"))
 		status := textOf(recipient, "status")
 		reply := setReply(e, textOf(recipient, "diagnosticCode"), status)
 		contradicted := contradicts(strings.TrimSpace(status), textOf(recipient, "action"))
 		setBounce(e, class, subclass, reply, contradicted)
 		r.setTime(e, at, r.snsTime)
 	})
+}
+
+// classOf returns what SES calls a bounce, delay, rejection or complaint.
+func classOf(text string) string {
+	if text == "" {
+		return ""
+	}
+	return "ses:" + text
 }
 
 // contradicts says whether a recipient's own status speaks against a permanent
@@ -447,15 +431,18 @@ func setBounce(e *event.Event, class, subclass string, reply bounce.Reply, contr
 }
 
 func (r *reading) readComplaint(c gjson.Result) {
-	at, feedback := textOf(c, "timestamp"), textOf(c, "feedbackId")
-	native := r.timed(at)
-	if feedback != "" {
-		native = r.feedback(feedback)
-	}
+	at := textOf(c, "timestamp")
+	native := r.feedback(textOf(c, "feedbackId"), at)
 	subclass := textOf(c, "complaintSubType")
 	recipients := get(c, "complainedRecipients")
 	r.fanOut(recipients, native, func(e *event.Event, _ gjson.Result) {
 		r.setTime(e, at, r.snsTime)
+		e.ProviderBounceClass = classOf(subclass)
+		// Mailbox providers blank out who complained. SES then lists everyone at
+		// that provider whom the message went to.
+		if len(recipients.Array()) > 1 {
+			e.RecipientAmbiguous = true
+		}
 		if subclass == "OnAccountSuppressionList" { // nothing was sent, so nobody complained now
 			e.Type, e.RejectReason = event.Rejected, event.RejectPreviouslyComplained
 			e.ProviderSuppressed = new(true)
@@ -466,11 +453,6 @@ func (r *reading) readComplaint(c gjson.Result) {
 		}
 		e.Type = event.Complained
 		e.ComplaintType = textOf(c, "complaintFeedbackType")
-		// Mailbox providers blank out who complained. SES then lists everyone at
-		// that provider whom the message went to.
-		if len(recipients.Array()) > 1 {
-			e.RecipientAmbiguous = true
-		}
 	})
 }
 
@@ -636,7 +618,11 @@ func (r *reading) reject(index int32, raw string, err error) {
 
 // The parts of an identity, each as received. See the package comment.
 
-func (r *reading) feedback(id string) []string {
+func (r *reading) feedback(id, at string) []string {
+	if id == "" {
+		r.base.Warn(event.WarnNoNativeID)
+		return r.timed(at)
+	}
 	r.base.NativeEventID = id
 	return []string{r.base.NativeEventType, id}
 }

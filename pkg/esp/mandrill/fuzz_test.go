@@ -1,7 +1,6 @@
 package mandrill
 
 import (
-	"context"
 	"encoding/base64"
 	"errors"
 	"net/url"
@@ -35,7 +34,7 @@ func FuzzVerify(f *testing.F) {
 	}
 	v := newTestVerifier(f, esp.Settings{Keys: []string{"none-of-the-fixtures", liveKey}, URL: hookURL})
 	f.Fuzz(func(t *testing.T, body []byte, signature, array string) {
-		ctx := context.Background()
+		ctx := t.Context()
 		if _, err := v.Verify(ctx, hook(string(body), signature)); err != nil && !errors.Is(err, esp.ErrNotGenuine) {
 			t.Errorf("Verify() = %v, want a refusal", err)
 		}

@@ -1,7 +1,6 @@
 package mandrill
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/textproto"
@@ -146,7 +145,7 @@ func TestVerify(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := newTestVerifier(t, tt.settings).Verify(context.Background(), hook(tt.body, tt.signature))
+			got, err := newTestVerifier(t, tt.settings).Verify(t.Context(), hook(tt.body, tt.signature))
 			if tt.reason == "" {
 				if want := (esp.Verified{KeyID: esp.KeyID(tt.key)}); err != nil || got != want {
 					t.Errorf("Verify() = %+v, %v, want %+v", got, err, want)
@@ -170,14 +169,14 @@ func TestVerify_fixtures(t *testing.T) {
 	for name, w := range esptest.Fixtures(t, "testdata") {
 		t.Run(name, func(t *testing.T) {
 			signed := w.Header.Get(signatureHeader) != ""
-			if _, err := v.Verify(context.Background(), w); (err == nil) != signed {
+			if _, err := v.Verify(t.Context(), w); (err == nil) != signed {
 				t.Errorf("Verify() = %v, carries a signature: %t", err, signed)
 			}
 			if !signed {
 				return
 			}
 			w.Body = append([]byte("a=b&"), w.Body...)
-			if _, err := v.Verify(context.Background(), w); !errors.Is(err, esp.ErrNotGenuine) {
+			if _, err := v.Verify(t.Context(), w); !errors.Is(err, esp.ErrNotGenuine) {
 				t.Errorf("Verify(changed body) = %v, want %v", err, esp.ErrNotGenuine)
 			}
 		})
@@ -206,7 +205,7 @@ func TestVerify_testKey(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := v.Verify(context.Background(), hook(signedForm64(tt.form, testKey)))
+			_, err := v.Verify(t.Context(), hook(signedForm64(tt.form, testKey)))
 			if got := err == nil; got != tt.ok {
 				t.Errorf("Verify() = %v, want genuine = %t", err, tt.ok)
 			}

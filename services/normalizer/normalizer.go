@@ -1,0 +1,203 @@
+// Package normalizer turns raw webhook requests into canonical events: it
+// consumes the raw topic, lets the provider parse, and produces Avro records
+// and dead letters.
+//
+// Guarantee: exactly once. The events, their dedup marks and the dead letters of
+// a batch become visible together with the offsets of its input, in one Kafka
+// transaction; an event that was published within the dedup window is left out.
+// Group: mailriver.normalizer. It dead-letters a request whose body cannot be read,
+// and each element of a request that cannot be read, with its own bytes; the
+// neighbors of such an element are published.
+//
+// It does not verify signatures (the receiver did) and knows no provider: those
+// are given to it.
+package normalizer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/otel/metric"
+
+	"mailriver/pkg/esp"
+	"mailriver/pkg/eventavro"
+	"mailriver/pkg/kafka"
+	"mailriver/pkg/run"
+)
+
+// Deps are the normalizer's collaborators. All are required.
+type Deps struct {
+	// Open returns a transactional session on the raw topic.
+	Open func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error)
+	// Reader returns a client without a group, for the dedup topic.
+	Reader    func(opts ...kgo.Opt) (*kgo.Client, error)
+	Admin     func() (*kadm.Client, error)
+	Encoder   *eventavro.Encoder
+	Providers []esp.Provider
+	Topics    kafka.Topics
+	Dir       string // of the local copy of the marks; can be deleted
+	Version   string // of this build, written into each event
+	Meter     metric.Meter
+	Logger    *slog.Logger
+	Now       func() time.Time
+}
+
+// Service is the normalizer.
+type Service struct {
+	cfg         Config
+	deps        Deps
+	transformer *transformer
+	metrics     *metrics
+	dedup       *dedup
+	client      atomic.Pointer[kgo.Client]
+}
+
+// New checks its arguments and does nothing else.
+func New(cfg Config, deps Deps) (*Service, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("normalizer: %w", err)
+	}
+	if deps.Open == nil || deps.Reader == nil || deps.Admin == nil || deps.Dir == "" || deps.Encoder == nil || len(deps.Providers) == 0 || deps.Topics.Events == "" ||
+		deps.Meter == nil || deps.Logger == nil || deps.Now == nil {
+		return nil, errors.New("normalizer: a dependency is missing")
+	}
+	m, err := newMetrics(deps.Meter)
+	if err != nil {
+		return nil, fmt.Errorf("normalizer: %w", err)
+	}
+	t := &transformer{
+		providers: map[string]esp.Provider{},
+		encoder:   deps.Encoder,
+		topics:    deps.Topics,
+		version:   deps.Version,
+		now:       deps.Now,
+	}
+	for _, p := range deps.Providers {
+		t.providers[p.Name] = p
+	}
+	d := &dedup{
+		window: cfg.DedupWindow, retryWait: cfg.RetryWait, topic: deps.Topics.Dedup, open: deps.Reader, admin: deps.Admin,
+		log: deps.Logger, now: deps.Now,
+		position: map[int32]int64{}, fresh: map[int32]bool{}, moved: make(chan struct{}),
+	}
+	return &Service{cfg: cfg, deps: deps, transformer: t, metrics: m, dedup: d}, nil
+}
+
+// Run normalizes until ctx ends, and finishes the transaction in hand.
+func (s *Service) Run(ctx context.Context) (err error) {
+	store, err := openMarks(s.deps.Dir, s.deps.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.close()) }()
+	s.dedup.marks = store
+
+	transactor := kafka.Transactor{
+		Open:       s.open,
+		Handle:     s.handle,
+		MaxRecords: s.cfg.MaxRecords,
+		RetryWait:  s.cfg.RetryWait,
+		OnEnd:      s.metrics.transaction,
+		Logger:     s.deps.Logger,
+	}
+	// The store is closed behind both: neither may outlive the other.
+	return run.Group(ctx, drain,
+		run.Service{Name: "marks", Run: s.dedup.run},
+		run.Service{Name: "transactions", Run: transactor.Run},
+	)
+}
+
+// drain is longer than a transaction can last.
+const drain = 60 * time.Second
+
+// Ready reports whether the broker answers.
+func (s *Service) Ready(ctx context.Context) error {
+	client := s.client.Load()
+	if client == nil {
+		return errors.New("normalizer: not connected yet")
+	}
+	return client.Ping(ctx)
+}
+
+func (s *Service) open() (*kgo.GroupTransactSession, error) {
+	sess, err := s.deps.Open(
+		// Let the broker gather a batch: a transaction per record would cost
+		// more than the work inside it.
+		kgo.FetchMinBytes(256<<10),
+		kgo.FetchMaxWait(s.cfg.MaxWait),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
+			s.dedup.assigned(assigned[s.deps.Topics.Raw])
+		}),
+	)
+	if err != nil {
+		return nil, err
+	}
+	s.client.Store(sess.Client())
+	return sess, nil
+}
+
+func (s *Service) handle(ctx context.Context, batch []*kgo.Record) (kafka.Outcome, error) {
+	partitions := map[int32]bool{}
+	for _, r := range batch {
+		partitions[r.Partition] = true
+	}
+	if err := s.dedup.complete(ctx, partitions); err != nil {
+		return kafka.Outcome{}, err
+	}
+	results := s.transformAll(batch)
+	kept, records, err := s.dedup.filter(batch, results)
+	if err != nil {
+		return kafka.Outcome{}, err
+	}
+	out := kafka.Outcome{Records: records}
+	for i := range results {
+		for _, c := range results[i].events {
+			out.Records = append(out.Records, c.record)
+		}
+		out.Records = append(out.Records, results[i].letters...)
+	}
+	out.Done = func(committed bool) {
+		if !committed {
+			return
+		}
+		// The reader of the dedup topic would add them too, but later than the
+		// next batch may need them.
+		if err := s.dedup.marks.add(kept, nil); err != nil {
+			s.deps.Logger.ErrorContext(ctx, "marks not stored, waiting for the topic to bring them", "err", err)
+			s.dedup.assigned(slices.Collect(maps.Keys(partitions)))
+		}
+		s.metrics.published(ctx, results, s.deps.Now())
+	}
+	return out, nil
+}
+
+// transformAll works on all processors. The results stand in the order of the
+// input, so that the events of a recipient keep theirs.
+func (s *Service) transformAll(batch []*kgo.Record) []made {
+	results := make([]made, len(batch))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(batch)) {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(batch) {
+					return
+				}
+				results[i] = s.transformer.transform(batch[i])
+			}
+		})
+	}
+	wg.Wait()
+	return results
+}

@@ -5,7 +5,7 @@
 // A released Avro file or migration is never edited: a change is a new file.
 package schemas
 
-import _ "embed" // go:embed
+import "embed"
 
 // EmailEventV1 is version 1 of the canonical event.
 //
@@ -16,3 +16,8 @@ var EmailEventV1 string
 //
 //go:embed topics.yaml
 var Topics []byte
+
+// ClickHouse holds the migrations, clickhouse/*.sql.
+//
+//go:embed clickhouse/*.sql
+var ClickHouse embed.FS

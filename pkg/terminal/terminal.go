@@ -1,0 +1,211 @@
+// Package terminal is what the command lines show: tables, the same as JSON or
+// CSV, and progress of long work. It knows no command.
+package terminal
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+)
+
+// Format is how a list is written.
+type Format string
+
+// The formats of --output.
+const (
+	Table Format = "table"
+	JSON  Format = "json"
+	CSV   Format = "csv"
+)
+
+// ParseFormat reads the value of --output.
+func ParseFormat(name string) (Format, error) {
+	switch f := Format(name); f {
+	case Table, JSON, CSV:
+		return f, nil
+	}
+	return "", fmt.Errorf("output: is %q, must be table, json or csv", name)
+}
+
+// List is rows under names. Cells may be of any type; JSON keeps numbers.
+type List struct {
+	Columns []string // snake_case
+	Rows    [][]any
+}
+
+// Write writes a list. A table fits the width of the terminal: long cells are
+// cut, with an ellipsis. JSON is one array of objects, whose keys are the
+// columns in order.
+func Write(w io.Writer, format Format, list List) error {
+	switch format {
+	case JSON:
+		return writeJSON(w, list)
+	case CSV:
+		return writeCSV(w, list)
+	}
+	t := table.NewWriter()
+	t.SetOutputMirror(w)
+	t.SetStyle(table.StyleLight)
+	t.Style().Options.DrawBorder = false
+	t.Style().Options.SeparateColumns = false
+	t.Style().Format.Header = text.FormatDefault
+	if width, ok := Width(w); ok {
+		t.Style().Size.WidthMax = width
+	}
+	header := make(table.Row, len(list.Columns))
+	var configs []table.ColumnConfig
+	for i, name := range list.Columns {
+		header[i] = strings.ToUpper(strings.ReplaceAll(name, "_", " "))
+		if numeric(list, i) {
+			configs = append(configs, table.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight})
+		}
+	}
+	t.SetColumnConfigs(configs)
+	t.AppendHeader(header)
+	for _, row := range list.Rows {
+		cells := make(table.Row, len(row))
+		for i, cell := range row {
+			cells[i] = Text(cell)
+		}
+		t.AppendRow(cells)
+	}
+	t.Render()
+	return nil
+}
+
+func numeric(list List, column int) bool {
+	if len(list.Rows) == 0 {
+		return false
+	}
+	switch list.Rows[0][column].(type) {
+	case int, int32, int64, uint64, uint32, float64:
+		return true
+	}
+	return false
+}
+
+// Text is a cell as text: times in RFC 3339, control characters escaped, so
+// that what came over the network cannot drive a terminal.
+func Text(cell any) string {
+	var s string
+	switch v := cell.(type) {
+	case nil:
+		return ""
+	case time.Time:
+		if v.IsZero() {
+			return ""
+		}
+		return v.UTC().Format(time.RFC3339)
+	case string:
+		s = v
+	default:
+		s = fmt.Sprint(v)
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+}
+
+func writeJSON(w io.Writer, list List) error {
+	var b strings.Builder
+	b.WriteString("[")
+	for i, row := range list.Rows {
+		if i > 0 {
+			b.WriteString(",")
+		}
+		b.WriteString("\n  {")
+		for j, name := range list.Columns {
+			if j > 0 {
+				b.WriteString(", ")
+			}
+			value, err := json.Marshal(row[j])
+			if err != nil {
+				return fmt.Errorf("column %s: %w", name, err)
+			}
+			fmt.Fprintf(&b, "%q: %s", name, value)
+		}
+		b.WriteString("}")
+	}
+	if len(list.Rows) > 0 {
+		b.WriteString("\n")
+	}
+	b.WriteString("]\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func writeCSV(w io.Writer, list List) error {
+	out := csv.NewWriter(w)
+	errs := []error{out.Write(list.Columns)}
+	for _, row := range list.Rows {
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = Text(cell)
+		}
+		errs = append(errs, out.Write(cells))
+	}
+	out.Flush()
+	return errors.Join(append(errs, out.Error())...)
+}
+
+// Width returns the number of columns of a terminal, and whether w is one.
+func Width(w io.Writer) (int, bool) {
+	file, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return 0, false
+	}
+	width, _, err := term.GetSize(int(file.Fd()))
+	return width, err == nil && width > 0
+}
+
+// Progress shows how far long work is, on a terminal only. Its methods may be
+// called from several goroutines.
+type Progress struct{ bar *progressbar.ProgressBar }
+
+// NewProgress starts a bar on w for total units of what, for example "events".
+// A total below zero is unknown: a spinner. On anything but a terminal nothing
+// is shown.
+func NewProgress(w io.Writer, total int64, label, what string) *Progress {
+	if _, ok := Width(w); !ok {
+		return &Progress{}
+	}
+	return &Progress{progressbar.NewOptions64(
+		total,
+		progressbar.OptionSetWriter(w),
+		progressbar.OptionSetDescription(label),
+		progressbar.OptionSetItsString(what),
+		progressbar.OptionShowIts(),
+		progressbar.OptionShowCount(),
+		progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionClearOnFinish(),
+		progressbar.OptionSetRenderBlankState(true),
+		progressbar.OptionFullWidth(),
+	)}
+}
+
+// Add tells that n more units are done.
+func (p *Progress) Add(n int) {
+	if p.bar != nil {
+		_ = p.bar.Add(n) // a bar that cannot be drawn is no reason to stop
+	}
+}
+
+// Done takes the bar away.
+func (p *Progress) Done() {
+	if p.bar != nil {
+		_ = p.bar.Finish() // see Add
+	}
+}

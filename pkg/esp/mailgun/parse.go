@@ -316,7 +316,7 @@ func (f failure) class() string {
 		label = "failed"
 	}
 	parts := name + ":" + label
-	if f.reason != "" {
+	if f.reason != "" && label != "bounced" { // the legacy event is the reason
 		parts += "/" + f.reason
 	}
 	if f.code == codeNoMX || f.code == codeNoConnection || f.code >= 600 {

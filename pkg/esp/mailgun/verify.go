@@ -118,7 +118,8 @@ func (v *verifier) checkTime(timestamp string) error {
 	}
 	signed := time.Unix(int64(seconds), 0)
 	if now := v.now(); signed.Before(now.Add(-maxPast)) || signed.After(now.Add(maxFuture)) {
-		return esp.Refuse(esp.ReasonStale, fmt.Sprintf("signed at %d, more than %s ago or %s ahead", seconds, maxPast, maxFuture))
+		return esp.Refuse(esp.ReasonStale, fmt.Sprintf("signed at %s, more than %s ago or %s ahead",
+			signed.UTC().Format(time.RFC3339), maxPast, maxFuture))
 	}
 	return nil
 }

@@ -169,7 +169,8 @@ func (n *native) fill(e *event.Event, w esp.Webhook) {
 	e.IsTest = n.isTest(e)
 	n.setType(e)
 	e.Metadata = n.metadata
-	if !strings.Contains(e.Recipient, "@") && (e.Recipient != "" || e.Type != event.AccountNotice && e.Type != event.Unknown) {
+	needless := e.Type == event.AccountNotice || e.Type == event.Unknown // may have no recipient
+	if !strings.Contains(e.Recipient, "@") && (e.Recipient != "" || !needless) {
 		e.Warn(event.WarnBadRecipient)
 	}
 	n.setID(e)

@@ -62,13 +62,12 @@ func readBody(from io.Reader, length, limit int64, h *hold) ([]byte, error) {
 	body := make([]byte, size)
 	filled := int64(0)
 	for {
-		if filled == most {
-			if length < 0 {
-				return nil, errBodyTooLarge
-			}
+		switch {
+		case filled > limit:
+			return nil, errBodyTooLarge
+		case filled == length:
 			return body, nil
-		}
-		if filled == size {
+		case filled == size:
 			next := min(most, 2*size)
 			if !h.grow(next - size) {
 				return nil, errNoMemory
@@ -79,12 +78,15 @@ func readBody(from io.Reader, length, limit int64, h *hold) ([]byte, error) {
 		n, err := from.Read(body[filled:])
 		filled += int64(n)
 		switch {
-		case errors.Is(err, io.EOF) && filled < length:
-			return nil, io.ErrUnexpectedEOF
-		case errors.Is(err, io.EOF):
-			return body[:filled:filled], nil
-		case err != nil:
+		case err == nil:
+		case !errors.Is(err, io.EOF):
 			return nil, err
+		case filled > limit: // the last bytes can come together with the end
+			return nil, errBodyTooLarge
+		case filled < length:
+			return nil, io.ErrUnexpectedEOF
+		default:
+			return body[:filled:filled], nil
 		}
 	}
 }

@@ -4,11 +4,16 @@ package all
 
 import (
 	"mailriver/pkg/esp"
+	"mailriver/pkg/esp/mailgun"
+	"mailriver/pkg/esp/mandrill"
+	"mailriver/pkg/esp/postmark"
+	"mailriver/pkg/esp/sendgrid"
+	"mailriver/pkg/esp/ses"
 )
 
 // Providers returns every provider, in the order of the documentation.
 func Providers() []esp.Provider {
-	return []esp.Provider{}
+	return []esp.Provider{sendgrid.Provider, mailgun.Provider, postmark.Provider, ses.Provider, mandrill.Provider}
 }
 
 // ByName returns the provider of that name.

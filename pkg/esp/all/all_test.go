@@ -1,0 +1,84 @@
+package all_test
+
+import (
+	"context"
+	"net/http"
+	"net/textproto"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+
+	"mailriver/pkg/esp"
+	"mailriver/pkg/esp/all"
+	"mailriver/pkg/esp/esptest"
+)
+
+// What holds for every provider. Their own tests hold the facts.
+func TestProviders(t *testing.T) {
+	name := regexp.MustCompile(`^[a-z][a-z0-9]*$`)
+	seen := map[string]bool{}
+	for _, p := range all.Providers() {
+		t.Run(p.Name, func(t *testing.T) {
+			if !name.MatchString(p.Name) || seen[p.Name] {
+				t.Errorf("name %q is taken or not a plain word", p.Name)
+			}
+			seen[p.Name] = true
+			if p.Title == "" || p.MaxBody <= 0 || p.Parse == nil || len(p.Types) == 0 {
+				t.Errorf("title %q, max body %d, parse set %t, %d types: all are required", p.Title, p.MaxBody, p.Parse != nil, len(p.Types))
+			}
+			if p.Answers.Refuse < 400 || p.Answers.Refuse > 499 {
+				t.Errorf("a forgery is answered %d, want a 4xx", p.Answers.Refuse)
+			}
+			if p.Answers.Retry != http.StatusServiceUnavailable && p.Answers.Retry != http.StatusTooManyRequests {
+				t.Errorf("an overload is answered %d, want 503 or 429", p.Answers.Retry)
+			}
+			if p.Signs != (p.NewVerifier != nil) {
+				t.Errorf("signs = %t, and NewVerifier set = %t", p.Signs, p.NewVerifier != nil)
+			}
+			for _, h := range p.Headers {
+				switch textproto.CanonicalMIMEHeaderKey(h) {
+				case "Authorization", "Cookie":
+					t.Errorf("header %s must never be kept", h)
+				}
+			}
+			got, ok := all.ByName(p.Name)
+			if !ok || got.Title != p.Title {
+				t.Errorf("ByName(%q) = %q, %t", p.Name, got.Title, ok)
+			}
+			if fixtures := esptest.Fixtures(t, filepath.Join("..", p.Name, "testdata")); len(fixtures) < len(p.Types) {
+				t.Errorf("%d fixtures for %d types", len(fixtures), len(p.Types))
+			}
+		})
+	}
+	if _, ok := all.ByName("nobody"); ok {
+		t.Error("ByName(nobody) = true")
+	}
+}
+
+// A provider that signs refuses settings without anything to verify by, and
+// does not repeat a key in its error.
+func TestProviders_settings(t *testing.T) {
+	const bad = "SECRET-not-a-key"
+	for _, p := range all.Providers() {
+		if !p.Signs {
+			continue
+		}
+		t.Run(p.Name, func(t *testing.T) {
+			base := esp.Settings{
+				Now: time.Now,
+				Fetch: func(context.Context, string) ([]byte, error) {
+					t.Error("fetched something before any webhook")
+					return nil, nil
+				},
+			}
+			if v, err := p.NewVerifier(base); err == nil {
+				t.Errorf("NewVerifier() without keys = %v, want an error", v)
+			}
+			base.Keys = []string{bad, ""}
+			if _, err := p.NewVerifier(base); err != nil && regexp.MustCompile(bad).MatchString(err.Error()) {
+				t.Errorf("the error repeats the key: %v", err)
+			}
+		})
+	}
+}

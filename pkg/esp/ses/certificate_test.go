@@ -76,6 +76,19 @@ func TestVerify_smallKeySignsWell(t *testing.T) {
 	}
 }
 
+// await returns what comes through the channel. A test that would wait for ever
+// fails instead.
+func await[T any](t *testing.T, what string, ch <-chan T) T {
+	t.Helper()
+	select {
+	case value := <-ch:
+		return value
+	case <-time.After(30 * time.Second):
+		t.Fatalf("waiting for %s: nothing came", what)
+		panic("unreachable")
+	}
+}
+
 // clock can be turned by hand.
 type clock struct{ at atomic.Int64 }
 
@@ -154,7 +167,7 @@ func TestVerify_fetchesOnceForAllWhoWait(t *testing.T) {
 	for i := range errs {
 		wg.Go(func() { _, errs[i] = v.Verify(t.Context(), w) })
 	}
-	<-started
+	await(t, "the fetch", started)
 	close(release)
 	wg.Wait()
 	for i, err := range errs {
@@ -186,17 +199,17 @@ func TestVerify_aRequestEndsAlone(t *testing.T) {
 	first, end := context.WithCancel(t.Context())
 	firstDone, secondDone := make(chan error, 1), make(chan error, 1)
 	go func() { _, err := v.Verify(first, w); firstDone <- err }()
-	fetching := <-started
+	fetching := await(t, "the fetch", started)
 	if _, bounded := fetching.Deadline(); !bounded {
 		t.Error("the fetch has no time-out")
 	}
 	go func() { _, err := v.Verify(t.Context(), w); secondDone <- err }()
 	end()
-	if err := <-firstDone; !errors.Is(err, esp.ErrCannotVerify) || !errors.Is(err, context.Canceled) {
+	if err := await(t, "the request that ended", firstDone); !errors.Is(err, esp.ErrCannotVerify) || !errors.Is(err, context.Canceled) {
 		t.Errorf("Verify() of the request that ended = %v, want ErrCannotVerify", err)
 	}
 	close(release)
-	if err := <-secondDone; err != nil {
+	if err := await(t, "the other request", secondDone); err != nil {
 		t.Errorf("Verify() of the other = %v", err)
 	}
 }
@@ -227,7 +240,7 @@ func TestVerify_boundsItsFetches(t *testing.T) {
 			}
 		})
 	}
-	<-full
+	await(t, "the fetches", full)
 	genuine := notification().sign().webhook()
 	if _, err := v.Verify(t.Context(), genuine); !errors.Is(err, esp.ErrCannotVerify) {
 		t.Errorf("Verify() beside %d fetches = %v, want ErrCannotVerify", limit, err)

@@ -120,14 +120,12 @@ func (r *reading) notice(typ event.Type, says string) {
 // readEvent reads what SES published.
 func (r *reading) readEvent(root gjson.Result) {
 	members := root.Map()
-	kind := esp.Text(members["eventType"])
-	r.base.ProviderVariant = variantEvents
+	kind, variant := esp.Text(members["eventType"]), variantEvents
 	if kind == "" {
-		if kind = esp.Text(members["notificationType"]); kind != "" {
-			r.base.ProviderVariant = variantFeedback
-		} else {
-			r.base.ProviderVariant = ""
-		}
+		kind, variant = esp.Text(members["notificationType"]), variantFeedback
+	}
+	if kind != "" {
+		r.base.ProviderVariant = variant
 	}
 	r.base.NativeEventType = kind
 	r.readMail(members["mail"])
@@ -207,9 +205,6 @@ func (r *reading) readMail(mail gjson.Result) {
 		case "destination":
 			r.destination = value
 		case "commonHeaders":
-			if !value.IsObject() {
-				break
-			}
 			e.Subject = textOf(value, "subject")
 			e.SMTPMessageID = esp.MessageID(textOf(value, "messageId"))
 			if from := value.Get("from").Array(); len(from) > 0 {
@@ -233,9 +228,6 @@ func (r *reading) readMail(mail gjson.Result) {
 // readHeaders reads what Anymail's users send along.
 func readHeaders(e *event.Event, headers gjson.Result) {
 	for _, header := range headers.Array() {
-		if !header.IsObject() {
-			continue
-		}
 		value := textOf(header, "value")
 		switch strings.ToLower(textOf(header, "name")) {
 		case "x-tag":
@@ -321,7 +313,7 @@ func (r *reading) readFailure(failure gjson.Result) {
 
 func (r *reading) readDelivery(delivery gjson.Result) {
 	at := textOf(delivery, "timestamp")
-	r.fanOut(get(delivery, "recipients"), r.timed(at), func(e *event.Event, _ gjson.Result) {
+	r.fanOut(delivery.Get("recipients"), r.timed(at), func(e *event.Event, _ gjson.Result) {
 		e.Type = event.Delivered
 		e.MXIP = textOf(delivery, "remoteMtaIp")
 		setReply(e, textOf(delivery, "smtpResponse"), "")
@@ -331,7 +323,7 @@ func (r *reading) readDelivery(delivery gjson.Result) {
 
 func (r *reading) readDelay(delay gjson.Result) {
 	at := textOf(delay, "timestamp")
-	r.fanOut(get(delay, "delayedRecipients"), r.timed(at), func(e *event.Event, recipient gjson.Result) {
+	r.fanOut(delay.Get("delayedRecipients"), r.timed(at), func(e *event.Event, recipient gjson.Result) {
 		e.Type = event.Deferred
 		e.ProviderBounceClass = classOf(textOf(delay, "delayType"))
 		setReply(e, textOf(recipient, "diagnosticCode"), textOf(recipient, "status"))
@@ -344,7 +336,7 @@ func (r *reading) readBounce(b gjson.Result) {
 	native := r.feedback(textOf(b, "feedbackId"), at)
 	class := textOf(b, "bounceType")
 	subclass := textOf(b, "bounceSubType")
-	r.fanOut(get(b, "bouncedRecipients"), native, func(e *event.Event, recipient gjson.Result) {
+	r.fanOut(b.Get("bouncedRecipients"), native, func(e *event.Event, recipient gjson.Result) {
 		e.Type = event.Bounced
 		e.MXIP = textOf(b, "remoteMtaIp")
 		e.ProviderBounceClass = classOf(strings.TrimSuffix(class+"/"+subclass, "/"))
@@ -434,15 +426,14 @@ func (r *reading) readComplaint(c gjson.Result) {
 	at := textOf(c, "timestamp")
 	native := r.feedback(textOf(c, "feedbackId"), at)
 	subclass := textOf(c, "complaintSubType")
-	recipients := get(c, "complainedRecipients")
+	recipients := c.Get("complainedRecipients")
+	several := len(recipients.Array()) > 1
 	r.fanOut(recipients, native, func(e *event.Event, _ gjson.Result) {
 		r.setTime(e, at, r.snsTime)
 		e.ProviderBounceClass = classOf(subclass)
 		// Mailbox providers blank out who complained. SES then lists everyone at
 		// that provider whom the message went to.
-		if len(recipients.Array()) > 1 {
-			e.RecipientAmbiguous = true
-		}
+		e.RecipientAmbiguous = e.RecipientAmbiguous || several
 		if subclass == "OnAccountSuppressionList" { // nothing was sent, so nobody complained now
 			e.Type, e.RejectReason = event.Rejected, event.RejectPreviouslyComplained
 			e.ProviderSuppressed = new(true)
@@ -490,7 +481,7 @@ func (r *reading) setEngagement(e *event.Event, detail gjson.Result, at string) 
 func (r *reading) readSubscription(s gjson.Result) {
 	at, contacts := textOf(s, "timestamp"), textOf(s, "contactList")
 	r.base.ListID = contacts
-	before, after := get(s, "oldTopicPreferences"), get(s, "newTopicPreferences")
+	before, after := s.Get("oldTopicPreferences"), s.Get("newTopicPreferences")
 	change := func(typ event.Type, scope, id string, native ...string) {
 		r.unaddressed(r.timed(at, native...), func(e *event.Event) {
 			e.Type = typ
@@ -500,18 +491,18 @@ func (r *reading) readSubscription(s gjson.Result) {
 			r.setTime(e, at, r.snsTime)
 		})
 	}
-	left, said := esp.Bool(get(after, "unsubscribeAll"))
+	left, said := esp.Bool(after.Get("unsubscribeAll"))
 	if left {
 		change(event.Unsubscribed, event.ScopeList, contacts, contacts)
 		return
 	}
 	changes := 0
-	if was, _ := esp.Bool(get(before, "unsubscribeAll")); was && said {
+	if was, _ := esp.Bool(before.Get("unsubscribeAll")); was && said {
 		change(event.Resubscribed, event.ScopeList, contacts, contacts)
 		changes++
 	}
 	old := topics(before)
-	for _, topic := range get(after, "topicSubscriptionStatus").Array() {
+	for _, topic := range after.Get("topicSubscriptionStatus").Array() {
 		id, status := textOf(topic, "topicName"), textOf(topic, "subscriptionStatus")
 		if id == "" || status == old[id] {
 			continue
@@ -537,7 +528,7 @@ func (r *reading) readSubscription(s gjson.Result) {
 // topics returns the status of each topic.
 func topics(preferences gjson.Result) map[string]string {
 	status := map[string]string{}
-	for _, topic := range get(preferences, "topicSubscriptionStatus").Array() {
+	for _, topic := range preferences.Get("topicSubscriptionStatus").Array() {
 		status[textOf(topic, "topicName")] = textOf(topic, "subscriptionStatus")
 	}
 	return status
@@ -697,17 +688,8 @@ func addressOf(element gjson.Result) string {
 	return esp.Address(esp.Text(element))
 }
 
-// get returns a member of what may not be an object. Result.Get looks for the
-// first brace, even inside a string.
-func get(v gjson.Result, key string) gjson.Result {
-	if !v.IsObject() {
-		return gjson.Result{}
-	}
-	return v.Get(key)
-}
-
-// textOf returns a member as text.
-func textOf(v gjson.Result, key string) string { return esp.Text(get(v, key)) }
+// textOf returns a member as text; empty where there is none, or no object.
+func textOf(v gjson.Result, key string) string { return esp.Text(v.Get(key)) }
 
 // valid makes text fit to be stored.
 func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }

@@ -213,7 +213,8 @@ func TestParse_simulator(t *testing.T) {
 
 // Events of one webhook share nothing that a later stage could change.
 func TestParse_eventsShareNothing(t *testing.T) {
-	body := `{"eventType":"Bounce","mail":{"messageId":"m-1","headers":[{"name":"X-Tag","value":"a"}],"tags":{"k":["v"]}},"bounce":{"bouncedRecipients":["ann@example.com","bob@example.com"]}}`
+	// Without ids, so that there is a warning.
+	body := `{"eventType":"Send","mail":{"timestamp":"2026-11-23T10:00:00Z","destination":["ann@example.com","bob@example.com"],"headers":[{"name":"X-Tag","value":"a"}],"tags":{"k":["v"]}}}`
 	want := parseEvents(t, body, 2)[1]
 	events := parseEvents(t, body, 2)
 	events[0].Tags[0] = "changed"

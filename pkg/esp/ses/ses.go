@@ -42,7 +42,11 @@
 // Bounces, complaints, deliveries and delays name theirs. Opens, clicks and list
 // changes do not, and only a message to exactly one address says who it was. A
 // list that is missing is never replaced by the addresses that the message was
-// sent to: that would suppress the wrong person.
+// sent to: that would suppress the wrong person. A recipient that cannot be read
+// is rejected alone, with its place in the list.
+//
+// One bounce can hold several recipients of whom some only waited: it is hard for
+// those alone whose own status, where there is one, says so too.
 //
 // # Tags
 //
@@ -62,23 +66,20 @@ const name = "ses"
 
 // Headers of an SNS request, in canonical form.
 const (
-	headerType     = "X-Amz-Sns-Message-Type"
-	headerID       = "X-Amz-Sns-Message-Id"
-	headerTopic    = "X-Amz-Sns-Topic-Arn"
-	headerSub      = "X-Amz-Sns-Subscription-Arn"
-	headerRaw      = "X-Amz-Sns-Rawdelivery"
-	maxBody        = 1 << 20 // an SNS message is at most 256 KiB, escaped and wrapped
-	answerRefuse   = 403     // SNS sends a 4xx never again
-	answerTryLater = 503
+	headerType         = "X-Amz-Sns-Message-Type"
+	headerID           = "X-Amz-Sns-Message-Id"
+	headerTopic        = "X-Amz-Sns-Topic-Arn"
+	headerSubscription = "X-Amz-Sns-Subscription-Arn"
+	headerRaw          = "X-Amz-Sns-Rawdelivery"
 )
 
 // Provider is Amazon SES.
 var Provider = esp.Provider{
 	Name:        name,
 	Title:       "Amazon SES",
-	Answers:     esp.Answers{Refuse: answerRefuse, Retry: answerTryLater},
-	MaxBody:     maxBody,
-	Headers:     []string{headerType, headerID, headerTopic, headerSub, headerRaw},
+	Answers:     esp.Answers{Refuse: 403, Retry: 503}, // SNS never sends again what was answered 4xx
+	MaxBody:     1 << 20,                              // an SNS message is at most 256 KiB, before escaping
+	Headers:     []string{headerType, headerID, headerTopic, headerSubscription, headerRaw},
 	Signs:       true,
 	NewVerifier: newVerifier,
 	Parse:       parse,

@@ -45,7 +45,8 @@ func Prefix(prefix string, err error) error {
 // error that fmt.Errorf made of several with %w is one: its text is not theirs,
 // one a line.
 func lines(err error) []error {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the outermost error only: what it wraps keeps its own text
+	//nolint:errorlint // the outermost error only: what it wraps keeps its own text
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
 	}

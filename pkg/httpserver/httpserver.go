@@ -87,15 +87,16 @@ func NewEngine(log *slog.Logger) *gin.Engine {
 func recovery(log *slog.Logger) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		defer func() {
-			switch cause := recover(); cause {
-			case nil:
-			case http.ErrAbortHandler: //nolint:errorlint // net/http compares the same way
-				panic(cause) // the documented way to cut the connection
-			default:
-				log.ErrorContext(c.Request.Context(), "handler panicked",
-					"method", c.Request.Method, "route", c.FullPath(), "panic", cause, "stack", string(debug.Stack()))
-				c.AbortWithStatus(http.StatusInternalServerError)
+			cause := recover()
+			if cause == nil {
+				return
 			}
+			if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+				panic(cause) // the documented way to cut the connection
+			}
+			log.ErrorContext(c.Request.Context(), "handler panicked",
+				"method", c.Request.Method, "route", c.FullPath(), "panic", cause, "stack", string(debug.Stack()))
+			c.AbortWithStatus(http.StatusInternalServerError)
 		}()
 		c.Next()
 	}

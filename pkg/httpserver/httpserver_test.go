@@ -112,6 +112,10 @@ func start(t *testing.T, cfg Config, handler http.Handler) (server *Server, stop
 	return server, stop
 }
 
+func dial(t *testing.T, address string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(t.Context(), "tcp", address)
+}
+
 func local() Config {
 	return DefaultConfig("127.0.0.1:0")
 }
@@ -135,7 +139,7 @@ func TestServer_finishesRequestsInHand(t *testing.T) {
 	go func() { stopped <- stop() }()
 	// The listener is closed first: new connections are refused.
 	waitFor(t, "the listener to close", func() bool {
-		conn, err := net.Dial("tcp", server.Addr())
+		conn, err := dial(t, server.Addr())
 		if err == nil {
 			_ = conn.Close()
 		}
@@ -204,7 +208,7 @@ func TestServer_closeWithoutRun(t *testing.T) {
 	if err := server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if conn, err := net.Dial("tcp", server.Addr()); err == nil {
+	if conn, err := dial(t, server.Addr()); err == nil {
 		_ = conn.Close()
 		t.Error("the address still answers after Close()")
 	}
@@ -226,7 +230,7 @@ func TestServer_slowClients(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			conn, err := net.Dial("tcp", server.Addr())
+			conn, err := dial(t, server.Addr())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -158,8 +158,10 @@ func newLabels(source, provider string) labels {
 }
 
 func (l labels) key(id string) metric.MeasurementOption {
-	if option, ok := l.keys.Load(id); ok {
-		return option.(metric.MeasurementOption) //nolint:errcheck,forcetypeassert // nothing else is ever stored
+	if stored, ok := l.keys.Load(id); ok {
+		if option, ok := stored.(metric.MeasurementOption); ok {
+			return option
+		}
 	}
 	option := metric.WithAttributeSet(attribute.NewSet(l.name, attribute.String("key_id", id)))
 	l.keys.Store(id, option)

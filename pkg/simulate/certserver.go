@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -63,10 +64,10 @@ func (c *CertServer) Run(ctx context.Context) error {
 		}
 		c.confirmations.Add(1)
 		w.Header().Set("Content-Type", "text/xml")
-		fmt.Fprintf(w, "<ConfirmSubscriptionResponse><ConfirmSubscriptionResult><SubscriptionArn>%s:1a2b</SubscriptionArn>"+
-			"</ConfirmSubscriptionResult></ConfirmSubscriptionResponse>", c.keys.TopicARN)
+		_, _ = io.WriteString(w, "<ConfirmSubscriptionResponse><ConfirmSubscriptionResult><SubscriptionArn>"+
+			c.keys.TopicARN+":1a2b</SubscriptionArn></ConfirmSubscriptionResult></ConfirmSubscriptionResponse>")
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) }}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // its answers are small: nothing to drain
 	defer stop()
 	if err := server.Serve(c.listener); !errors.Is(err, http.ErrServerClosed) {

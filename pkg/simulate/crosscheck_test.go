@@ -40,7 +40,7 @@ func TestParsersAgree(t *testing.T) {
 		t.Run(source.Provider, func(t *testing.T) {
 			p := provider(t, source.Provider)
 			shown := map[string]int{} // a field that is wrong is wrong a thousand times
-			opt := simulate.Options{Seed: 1, Events: 6000, Duplicates: 0.02, Unsigned: true}
+			opt := simulate.Options{Seed: 1, Events: 3000, Duplicates: 0.02, Unsigned: true}
 			for r := range generate(t, []simulate.Source{source}, opt) {
 				got, err := p.Parse(webhook(r, start.Add(time.Hour)))
 				if err != nil || len(got.Rejected) > 0 || len(got.Events) != len(r.Truth) {

@@ -97,7 +97,7 @@ func LoadKeys(dir string) (Keys, error) {
 		content, err := os.ReadFile(filepath.Join(dir, f.name))
 		if err != nil {
 			// Not wrapped: a folder that lost one file is damaged, not empty.
-			errs = append(errs, fmt.Errorf("keys: %s: %v", f.name, err)) //nolint:errorlint // see above
+			errs = append(errs, fmt.Errorf("keys: %s: %s", f.name, err.Error()))
 			continue
 		}
 		if f.text != nil {

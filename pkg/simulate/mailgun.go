@@ -41,15 +41,51 @@ var mailgunFailures = []struct {
 	kind, cause        string
 	reject             string
 }{
-	{"bounce", "hard", reply{550, "5.1.1", "no such user"}, event.Bounced, event.KindHard, event.CauseUnknownRecipient, ""},
-	{"suppress-bounce", "", reply{605, "", "Not delivering to previously bounced address"}, event.Rejected, "", "", event.RejectPreviouslyBounced},
-	{"old", "", reply{498, "", "No MX for the domain"}, event.Bounced, event.KindSoft, event.CauseTimeoutExpired, ""},
-	{"espblock", "soft", reply{554, "5.7.1", "blocked for its reputation"}, event.Bounced, event.KindBlock, event.CauseReputation, ""},
-	{"suppress-unsubscribe", "", reply{606, "", "Not delivering to unsubscribed address"}, event.Rejected, "", "", event.RejectPreviouslyUnsubscribed},
-	{"bounce", "soft", reply{552, "5.2.2", "mailbox is full"}, event.Bounced, event.KindSoft, event.CauseMailboxFull, ""},
-	{"suppress-complaint", "", reply{607, "", "Not delivering to a user who marked messages as spam"}, event.Rejected, "", "", event.RejectPreviouslyComplained},
-	{"generic", "", reply{550, "5.1.2", "unknown host"}, event.Bounced, event.KindHard, event.CauseUnknownDomain, ""},
-	{"generic", "", reply{625, "", "Poor list quality"}, event.Rejected, "", "", event.RejectPolicy},
+	{
+		"bounce", "hard",
+		reply{550, "5.1.1", "no such user"},
+		event.Bounced, event.KindHard, event.CauseUnknownRecipient, "",
+	},
+	{
+		"suppress-bounce", "",
+		reply{605, "", "Not delivering to previously bounced address"},
+		event.Rejected, "", "", event.RejectPreviouslyBounced,
+	},
+	{
+		"old", "",
+		reply{498, "", "No MX for the domain"},
+		event.Bounced, event.KindSoft, event.CauseTimeoutExpired, "",
+	},
+	{
+		"espblock", "soft",
+		reply{554, "5.7.1", "blocked for its reputation"},
+		event.Bounced, event.KindBlock, event.CauseReputation, "",
+	},
+	{
+		"suppress-unsubscribe", "",
+		reply{606, "", "Not delivering to unsubscribed address"},
+		event.Rejected, "", "", event.RejectPreviouslyUnsubscribed,
+	},
+	{
+		"bounce", "soft",
+		reply{552, "5.2.2", "mailbox is full"},
+		event.Bounced, event.KindSoft, event.CauseMailboxFull, "",
+	},
+	{
+		"suppress-complaint", "",
+		reply{607, "", "Not delivering to a user who marked messages as spam"},
+		event.Rejected, "", "", event.RejectPreviouslyComplained,
+	},
+	{
+		"generic", "",
+		reply{550, "5.1.2", "unknown host"},
+		event.Bounced, event.KindHard, event.CauseUnknownDomain, "",
+	},
+	{
+		"generic", "",
+		reply{625, "", "Poor list quality"},
+		event.Rejected, "", "", event.RejectPolicy,
+	},
 }
 
 func (d *mailgun) tell(m *message, s step, _ int) element {

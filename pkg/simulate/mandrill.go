@@ -2,7 +2,7 @@ package simulate
 
 import (
 	"crypto/hmac"
-	"crypto/sha1" //nolint:gosec // G505: Mandrill signs with HMAC-SHA1
+	"crypto/sha1" // Mandrill signs with HMAC-SHA1
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -38,11 +38,31 @@ type mandrillBounce struct {
 }
 
 var mandrillBounces = []mandrillBounce{
-	{"hard_bounce", "bad_mailbox", 10, reply{550, "5.1.1", "no such user"}, event.KindHard, event.CauseUnknownRecipient},
-	{"soft_bounce", "mailbox_full", 22, reply{452, "4.2.2", "mailbox is full"}, event.KindSoft, event.CauseMailboxFull},
-	{"hard_bounce", "invalid_domain", 10, reply{550, "5.1.2", "bad destination system"}, event.KindHard, event.CauseUnknownDomain},
-	{"soft_bounce", "general", 40, reply{554, "5.7.1", "message looks like spam"}, event.KindBlock, event.CauseSpam},
-	{"soft_bounce", "general", 40, reply{451, "4.4.1", "connection timed out"}, event.KindSoft, event.CauseTimeoutExpired},
+	{
+		"hard_bounce", "bad_mailbox", 10,
+		reply{550, "5.1.1", "no such user"},
+		event.KindHard, event.CauseUnknownRecipient,
+	},
+	{
+		"soft_bounce", "mailbox_full", 22,
+		reply{452, "4.2.2", "mailbox is full"},
+		event.KindSoft, event.CauseMailboxFull,
+	},
+	{
+		"hard_bounce", "invalid_domain", 10,
+		reply{550, "5.1.2", "bad destination system"},
+		event.KindHard, event.CauseUnknownDomain,
+	},
+	{
+		"soft_bounce", "general", 40,
+		reply{554, "5.7.1", "message looks like spam"},
+		event.KindBlock, event.CauseSpam,
+	},
+	{
+		"soft_bounce", "general", 40,
+		reply{451, "4.4.1", "connection timed out"},
+		event.KindSoft, event.CauseTimeoutExpired,
+	},
 }
 
 var mandrillRejects = []struct{ reason, want string }{

@@ -33,7 +33,6 @@ const postmarkServer = "8815"
 type postmarkType struct {
 	typ, name   string
 	code        int64 // contradicts itself in the vendor's own samples; not to be used
-	details     string
 	reply       reply
 	kind, cause string
 	reject      string
@@ -41,13 +40,34 @@ type postmarkType struct {
 }
 
 var postmarkBounces = []postmarkType{
-	{typ: "HardBounce", name: "Hard bounce", code: 1, reply: reply{550, "5.1.1", "no such user"}, kind: event.KindHard, cause: event.CauseUnknownRecipient, inactive: true},
-	{typ: "SoftBounce", name: "Soft bounce", code: 4096, reply: reply{452, "4.2.2", "mailbox is full"}, kind: event.KindSoft, cause: event.CauseMailboxFull},
-	{typ: "SpamNotification", name: "Spam notification", code: 512, reply: reply{550, "5.7.1", "message looks like spam"}, kind: event.KindBlock, cause: event.CauseSpam},
-	{typ: "DnsError", name: "DNS error", code: 256, reply: reply{550, "5.4.4", "host not found"}, kind: event.KindSoft, cause: event.CauseDNS},
-	{typ: "VirusNotification", name: "Virus notification", code: 8192, reply: reply{554, "5.7.1", "virus found"}, kind: event.KindBlock, cause: event.CauseVirus},
-	{typ: "Blocked", name: "ISP block", code: 16, reply: reply{554, "5.7.1", "blocked for its reputation"}, kind: event.KindBlock, cause: event.CauseReputation},
-	{typ: "DMARCPolicy", name: "DMARC policy", code: 100000, reply: reply{550, "5.7.26", "unauthenticated mail"}, kind: event.KindBlock, cause: event.CauseAuth},
+	{
+		typ: "HardBounce", name: "Hard bounce", code: 1,
+		reply: reply{550, "5.1.1", "no such user"}, kind: event.KindHard, cause: event.CauseUnknownRecipient, inactive: true,
+	},
+	{
+		typ: "SoftBounce", name: "Soft bounce", code: 4096,
+		reply: reply{452, "4.2.2", "mailbox is full"}, kind: event.KindSoft, cause: event.CauseMailboxFull,
+	},
+	{
+		typ: "SpamNotification", name: "Spam notification", code: 512,
+		reply: reply{550, "5.7.1", "message looks like spam"}, kind: event.KindBlock, cause: event.CauseSpam,
+	},
+	{
+		typ: "DnsError", name: "DNS error", code: 256,
+		reply: reply{550, "5.4.4", "host not found"}, kind: event.KindSoft, cause: event.CauseDNS,
+	},
+	{
+		typ: "VirusNotification", name: "Virus notification", code: 8192,
+		reply: reply{554, "5.7.1", "virus found"}, kind: event.KindBlock, cause: event.CauseVirus,
+	},
+	{
+		typ: "Blocked", name: "ISP block", code: 16,
+		reply: reply{554, "5.7.1", "blocked for its reputation"}, kind: event.KindBlock, cause: event.CauseReputation,
+	},
+	{
+		typ: "DMARCPolicy", name: "DMARC policy", code: 100000,
+		reply: reply{550, "5.7.26", "unauthenticated mail"}, kind: event.KindBlock, cause: event.CauseAuth,
+	},
 }
 
 var postmarkRejects = []postmarkType{
@@ -73,7 +93,8 @@ func (d *postmark) tell(m *message, s step, _ int) element {
 	o := newObject(false)
 	switch s.what {
 	case deferred:
-		return d.bounce(m, s, e, o, event.Deferred, postmarkType{typ: "Transient", name: "Message delayed", code: 2, reply: postponements[d.rand.IntN(len(postponements))]})
+		r := postponements[d.rand.IntN(len(postponements))]
+		return d.bounce(m, s, e, o, event.Deferred, postmarkType{typ: "Transient", name: "Message delayed", code: 2, reply: r})
 	case bounced:
 		return d.bounce(m, s, e, o, event.Bounced, postmarkBounces[d.bounces.deal(d.rand, len(postmarkBounces), 0.5)])
 	case rejected:
@@ -83,7 +104,8 @@ func (d *postmark) tell(m *message, s step, _ int) element {
 	case autoresponded:
 		return d.bounce(m, s, e, o, event.Autoresponded, postmarkType{typ: "AutoResponder", name: "Auto responder", code: 64})
 	case complained:
-		return d.bounce(m, s, e, o, event.Complained, postmarkType{typ: "SpamComplaint", name: "Spam complaint", code: 512, inactive: true})
+		return d.bounce(m, s, e, o, event.Complained,
+			postmarkType{typ: "SpamComplaint", name: "Spam complaint", code: 512, inactive: true})
 	case delivered:
 		e.Type = event.Delivered
 		d.open(&e, o, "Delivery")
@@ -141,7 +163,7 @@ func (d *postmark) open(e *event.Event, o *object, recordType string) {
 // setMessage writes what every record says of the message. The member that
 // holds the recipient has two names.
 func (d *postmark) setMessage(e *event.Event, o *object, m *message, recipient string) {
-	e.SubaccountID, e.Stream, e.ScopeID = postmarkServer, m.stream, ""
+	e.SubaccountID, e.Stream = postmarkServer, m.stream
 	e.ProviderMessageID = uuid(m.id)
 	if m.isTest {
 		e.SubaccountID, e.ProviderMessageID = "1234", "00000000-0000-0000-0000-000000000000"

@@ -154,12 +154,15 @@ func (s Sender) Send(ctx context.Context, requests iter.Seq[Request]) (Summary, 
 }
 
 func (s Sender) withDefaults() Sender {
-	if s.Client == nil {
-		s.Client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 30 * time.Second}, Timeout: 20 * time.Second}
-		s.Client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	}
 	if s.Concurrency <= 0 {
 		s.Concurrency = 16
+	}
+	if s.Client == nil {
+		s.Client = &http.Client{
+			Transport:     &http.Transport{MaxIdleConnsPerHost: s.Concurrency, IdleConnTimeout: 30 * time.Second},
+			Timeout:       20 * time.Second, // longer than any receiver takes to say that it cannot
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
 	}
 	if s.Attempts <= 0 {
 		s.Attempts = 8
@@ -167,7 +170,7 @@ func (s Sender) withDefaults() Sender {
 	if s.Wait == nil {
 		s.Wait = func(n int) time.Duration {
 			most := min(100*time.Millisecond<<min(n-2, 10), 5*time.Second)
-			return most/2 + time.Duration(rand.Int64N(int64(most/2)+1)) //nolint:gosec // G404: jitter
+			return most/2 + time.Duration(rand.Int64N(int64(most/2)+1)) // jitter
 		}
 	}
 	return s
@@ -297,7 +300,8 @@ func SignedCurl(s Source, now time.Time) (string, error) {
 	if s.Provider != "mailgun" {
 		return "", fmt.Errorf("source %q: is %s, must be mailgun", s.Name, s.Provider)
 	}
-	g, err := newGenerator([]Source{s}, Options{Seed: uint64(now.UnixNano()), Events: 1, Span: time.Second, Start: now}) //nolint:gosec // G115: any seed will do
+	// The time is the seed: two commands are two events.
+	g, err := newGenerator([]Source{s}, Options{Seed: uint64(now.UnixNano()), Events: 1, Span: time.Second, Start: now})
 	if err != nil {
 		return "", err
 	}
@@ -309,7 +313,8 @@ func SignedCurl(s Source, now time.Time) (string, error) {
 		return "", errors.New("signed curl: there is no event")
 	}
 	r := o.pack([]element{e}, now)
-	return "curl -i -X POST " + shellQuote(r.URL) + " -H 'Content-Type: application/json' --data-binary " + shellQuote(string(r.Body)), nil
+	return "curl -i -X POST " + shellQuote(r.URL) + " -H 'Content-Type: application/json' --data-binary " +
+		shellQuote(string(r.Body)), nil
 }
 
 // shellQuote is a word of a POSIX shell.

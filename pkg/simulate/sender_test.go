@@ -245,7 +245,7 @@ func TestSignedCurl(t *testing.T) {
 			t.Errorf("SignedCurl() has several lines: %s", command)
 		}
 		// A shell takes the command apart; a function stands in for curl.
-		out, err := exec.Command("sh", "-c", `curl() { for word; do printf '%s\0' "$word"; done; }; `+command).Output()
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", `curl() { for word; do printf '%s\0' "$word"; done; }; `+command).Output()
 		if err != nil {
 			t.Fatal(err)
 		}

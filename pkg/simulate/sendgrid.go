@@ -57,14 +57,46 @@ var sendgridBounces = []struct {
 	reply                           reply
 	suppressed                      bool
 }{
-	{"bounce", "5.1.1", "Invalid Address", event.KindHard, event.CauseUnknownRecipient, reply{550, "5.1.1", "The email account that you tried to reach does not exist"}, true},
-	{"blocked", "5.7.1", "Reputation", event.KindBlock, event.CauseReputation, reply{554, "5.7.1", "blocked, poor reputation"}, false},
-	{"blocked", "5.7.1", "content", event.KindBlock, event.CauseContent, reply{550, "5.7.1", "message content refused"}, false},
-	{"blocked", "4.7.0", "Frequency or Volume Too High", event.KindBlock, event.CauseRateLimited, reply{421, "4.7.0", "too much mail from your address"}, false},
-	{"blocked", "5.2.2", "Mailbox Unavailable", event.KindBlock, event.CauseMailboxFull, reply{552, "5.2.2", "mailbox is over quota"}, false},
-	{"blocked", "4.4.4", "Technical Failure", event.KindBlock, event.CauseDNS, reply{451, "4.4.4", "cannot find your host"}, false},
-	{"bounce", "5.1.2", "Unclassified", event.KindHard, event.CauseUnknownDomain, reply{550, "5.1.2", "bad destination system address"}, true},
-	{"expired", "4.4.7", "", event.KindSoft, event.CauseTimeoutExpired, reply{451, "4.4.7", "delivery time expired"}, false},
+	{
+		"bounce", "5.1.1", "Invalid Address", event.KindHard, event.CauseUnknownRecipient,
+		reply{550, "5.1.1", "The email account that you tried to reach does not exist"},
+		true,
+	},
+	{
+		"blocked", "5.7.1", "Reputation", event.KindBlock, event.CauseReputation,
+		reply{554, "5.7.1", "blocked, poor reputation"},
+		false,
+	},
+	{
+		"blocked", "5.7.1", "content", event.KindBlock, event.CauseContent,
+		reply{550, "5.7.1", "message content refused"},
+		false,
+	},
+	{
+		"blocked", "4.7.0", "Frequency or Volume Too High", event.KindBlock, event.CauseRateLimited,
+		reply{421, "4.7.0", "too much mail from your address"},
+		false,
+	},
+	{
+		"blocked", "5.2.2", "Mailbox Unavailable", event.KindBlock, event.CauseMailboxFull,
+		reply{552, "5.2.2", "mailbox is over quota"},
+		false,
+	},
+	{
+		"blocked", "4.4.4", "Technical Failure", event.KindBlock, event.CauseDNS,
+		reply{451, "4.4.4", "cannot find your host"},
+		false,
+	},
+	{
+		"bounce", "5.1.2", "Unclassified", event.KindHard, event.CauseUnknownDomain,
+		reply{550, "5.1.2", "bad destination system address"},
+		true,
+	},
+	{
+		"expired", "4.4.7", "", event.KindSoft, event.CauseTimeoutExpired,
+		reply{451, "4.4.7", "delivery time expired"},
+		false,
+	},
 }
 
 var sendgridDrops = []struct{ reason, want string }{

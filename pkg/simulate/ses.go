@@ -4,7 +4,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // G505: SNS signature version 1 is SHA-1
+	"crypto/sha1" // SNS signature version 1 is SHA-1
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -68,25 +68,67 @@ func rsaKey(text []byte) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// sesBounces: type and subtype decide; those that name SES's own list report
-// that nothing was sent.
-var sesBounces = []struct {
+type sesBounce struct {
 	typ, sub    string
 	reply       reply
 	event       event.Type
 	kind, cause string
 	reject      string
-}{
-	{"Permanent", "General", reply{550, "5.1.1", "no such user"}, event.Bounced, event.KindHard, event.CauseUnknownRecipient, ""},
-	{"Permanent", "Suppressed", reply{}, event.Rejected, "", "", event.RejectPreviouslyBounced},
-	{"Transient", "General", reply{451, "4.4.7", "delivery time expired"}, event.Bounced, event.KindSoft, event.CauseTimeoutExpired, ""},
-	{"Transient", "MailboxFull", reply{552, "5.2.2", "over quota"}, event.Bounced, event.KindSoft, event.CauseMailboxFull, ""},
-	{"Permanent", "NoEmail", reply{550, "5.1.1", "user unknown"}, event.Bounced, event.KindHard, event.CauseUnknownRecipient, ""},
-	{"Transient", "MessageTooLarge", reply{552, "5.3.4", "message too big"}, event.Bounced, event.KindSoft, event.CauseTooLarge, ""},
-	{"Permanent", "OnAccountSuppressionList", reply{}, event.Rejected, "", "", event.RejectPreviouslyBounced},
-	{"Transient", "ContentRejected", reply{554, "5.6.0", "content refused"}, event.Bounced, event.KindBlock, event.CauseContent, ""},
-	{"Transient", "AttachmentRejected", reply{554, "5.6.0", "attachment refused"}, event.Bounced, event.KindBlock, event.CauseContent, ""},
-	{"Undetermined", "Undetermined", reply{}, event.Bounced, event.KindUndetermined, event.CauseOther, ""},
+}
+
+// sesBounces: type and subtype decide; those that name SES's own list report
+// that nothing was sent.
+var sesBounces = []sesBounce{
+	{
+		"Permanent", "General",
+		reply{550, "5.1.1", "no such user"},
+		event.Bounced, event.KindHard, event.CauseUnknownRecipient, "",
+	},
+	{
+		"Permanent", "Suppressed",
+		reply{},
+		event.Rejected, "", "", event.RejectPreviouslyBounced,
+	},
+	{
+		"Transient", "General",
+		reply{451, "4.4.7", "delivery time expired"},
+		event.Bounced, event.KindSoft, event.CauseTimeoutExpired, "",
+	},
+	{
+		"Transient", "MailboxFull",
+		reply{552, "5.2.2", "over quota"},
+		event.Bounced, event.KindSoft, event.CauseMailboxFull, "",
+	},
+	{
+		"Permanent", "NoEmail",
+		reply{550, "5.1.1", "user unknown"},
+		event.Bounced, event.KindHard, event.CauseUnknownRecipient, "",
+	},
+	{
+		"Transient", "MessageTooLarge",
+		reply{552, "5.3.4", "message too big"},
+		event.Bounced, event.KindSoft, event.CauseTooLarge, "",
+	},
+	{
+		"Permanent", "OnAccountSuppressionList",
+		reply{},
+		event.Rejected, "", "", event.RejectPreviouslyBounced,
+	},
+	{
+		"Transient", "ContentRejected",
+		reply{554, "5.6.0", "content refused"},
+		event.Bounced, event.KindBlock, event.CauseContent, "",
+	},
+	{
+		"Transient", "AttachmentRejected",
+		reply{554, "5.6.0", "attachment refused"},
+		event.Bounced, event.KindBlock, event.CauseContent, "",
+	},
+	{
+		"Undetermined", "Undetermined",
+		reply{},
+		event.Bounced, event.KindUndetermined, event.CauseOther, "",
+	},
 }
 
 var sesComplaints = []struct{ sub, feedback, reject string }{
@@ -108,6 +150,12 @@ var sesDelays = []struct {
 }
 
 const sesTime = "2006-01-02T15:04:05.000Z"
+
+// simulatorRecipient accepts everything, and is nobody.
+var simulatorRecipient = person{
+	address: "success@simulator.amazonses.com", normalized: "success@simulator.amazonses.com",
+	domain: "simulator.amazonses.com",
+}
 
 // sesEvent is one SES event on its way into an envelope.
 type sesEvent struct {
@@ -140,9 +188,8 @@ func (d *ses) tell(m *message, s step, limit int) element {
 		m.also, all = nil, all[:1]
 	}
 	if m.isTest {
-		m.to = person{address: "success@simulator.amazonses.com", normalized: "success@simulator.amazonses.com", domain: "simulator.amazonses.com"}
+		m.to, m.also = simulatorRecipient, nil
 		all = []person{m.to}
-		m.also = nil
 	}
 
 	published := s.at.Truncate(time.Millisecond).Add(time.Duration(100+d.rand.IntN(800)) * time.Millisecond)
@@ -227,13 +274,7 @@ func (v *sesEvent) tellDelivery(all []person) {
 	v.truth.SMTPCode, v.truth.EnhancedCode, v.truth.SMTPResponse, v.truth.MXIP = r.code, r.enhanced, r.text(), v.m.mxIP
 }
 
-func (v *sesEvent) tellBounce(all []person, b struct {
-	typ, sub    string
-	reply       reply
-	event       event.Type
-	kind, cause string
-	reject      string
-}) {
+func (v *sesEvent) tellBounce(all []person, b sesBounce) {
 	v.is("Bounce", "bounce", b.event)
 	// All recipients of a report get the type of the worst; a recipient's own
 	// status may say otherwise, and then stands.
@@ -599,7 +640,8 @@ func snsBody(fields map[string]string, version string, key *rsa.PrivateKey, cert
 		o.str("SigningCertURL", certURL)
 	}
 	if fields["Type"] == "Notification" {
-		o.str("UnsubscribeURL", "https://sns."+region+".amazonaws.com/?Action=Unsubscribe&SubscriptionArn="+fields["TopicArn"]+":1a2b")
+		o.str("UnsubscribeURL", "https://sns."+region+
+			".amazonaws.com/?Action=Unsubscribe&SubscriptionArn="+fields["TopicArn"]+":1a2b")
 	}
 	return o.done()
 }
@@ -614,7 +656,7 @@ func snsSign(fields map[string]string, version string, key *rsa.PrivateKey) stri
 	}
 	hash, sum := crypto.SHA256, []byte(nil)
 	if version == "1" {
-		digest := sha1.Sum([]byte(text.String())) //nolint:gosec // G401: as above
+		digest := sha1.Sum([]byte(text.String()))
 		hash, sum = crypto.SHA1, digest[:]
 	} else {
 		digest := sha256.Sum256([]byte(text.String()))

@@ -5,7 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/hmac"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // G505: what the vendors sign with
+	"crypto/sha1" // what the vendors sign with
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"

@@ -220,7 +220,7 @@ func eventsPerMessage(provider string) float64 {
 func newGenerator(sources []Source, opt Options) (*generator, error) {
 	g := &generator{
 		opt:   opt,
-		rand:  rand.New(rand.NewPCG(opt.Seed, 0x6d61696c72697665)), //nolint:gosec // G404: traffic, not secrets
+		rand:  rand.New(rand.NewPCG(opt.Seed, 0x6d61696c72697665)), // traffic, not secrets
 		start: opt.Start.UTC().Truncate(time.Second),
 		tail:  opt.Span / 4,
 	}

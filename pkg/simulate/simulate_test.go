@@ -178,9 +178,11 @@ func TestGenerate_tellsEverything(t *testing.T) {
 		"warnings":              {event.WarnUnknownType},
 		"is_test":               {"true", "false"},
 		"ambiguous":             {"true", "false"},
-		"reject_reason": {event.RejectPreviouslyBounced, event.RejectPreviouslyUnsubscribed, event.RejectPreviouslyComplained,
+		"reject_reason": {
+			event.RejectPreviouslyBounced, event.RejectPreviouslyUnsubscribed, event.RejectPreviouslyComplained,
 			event.RejectInvalidAddress, event.RejectPolicy, event.RejectQuota, event.RejectContent, event.RejectSenderError,
-			event.RejectVirus, event.RejectTestMode},
+			event.RejectVirus, event.RejectTestMode,
+		},
 	} {
 		for _, word := range want {
 			if !words[field][word] {
@@ -396,7 +398,7 @@ func TestGenerate_memoryIsBounded(t *testing.T) {
 
 // The truth would prove nothing if it came from the parsers that it is to judge.
 func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-deps", ".").Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,14 +58,19 @@ func (p person) display() string {
 
 // reader is how a person, or a machine on the way, loads pixels and links.
 type reader struct {
-	ip, agent                   string
-	client, company, kind, os   string // "Gmail", "Google", "WebMail", "Linux"
-	country, countryName        string
-	region, regionName, city    string
-	postcode                    string
-	latitude, longitude, offset string
-	mobile                      bool
-	bot                         string // set for machines only
+	place
+	ip, agent             string
+	client, company, kind string // "Gmail", "Google", "WebMail"
+	os                    string
+	mobile                bool
+	bot                   string // set for machines only
+}
+
+type place struct {
+	country, countryName          string
+	region, regionName, city      string
+	postcode, latitude, longitude string
+	offset                        string // of the time there
 }
 
 // message is one mail and everything that a provider may tell about it.
@@ -131,29 +136,54 @@ var locals = []string{
 }
 
 var subjects = []string{
-	"Order {}", "Your receipt {}", "Welcome, Chloé {}", "発送のお知らせ {}", "50 % off & more <{}>", "Réf. \"{}\" 🚚", "Weekly\tnews {}",
+	"Order {}", "Your receipt {}", "Welcome, Chloé {}", "発送のお知らせ {}", "50 % off & more <{}>", "Réf. \"{}\" 🚚",
+	"Weekly\tnews {}",
 }
 
 var senders = [][2]string{
 	{"Shop", "shop@example.org"}, {"Grüße, Ltd.", "news@mg.example.org"}, {"Billing", "billing@pay.example.org"},
 }
 
+var (
+	paris     = place{"FR", "France", "IDF", "Ile-de-France", "Paris", "75001", "48.85", "2.35", "+01:00"}
+	berlin    = place{"DE", "Germany", "BE", "Berlin", "Berlin", "10115", "52.52", "13.4", "+01:00"}
+	saoPaulo  = place{"BR", "Brazil", "SP", "São Paulo", "São Paulo", "01000-000", "-23.55", "-46.63", "-03:00"}
+	seattle   = place{"US", "United States", "WA", "Washington", "Seattle", "98101", "47.6", "-122.33", "-08:00"}
+	cupertino = place{"US", "United States", "CA", "California", "Cupertino", "95014", "37.32", "-122.03", "-08:00"}
+)
+
 var readers = []reader{
-	{ip: "203.0.113.4", agent: "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", client: "Firefox", company: "Mozilla", kind: "Desktop", os: "Linux",
-		country: "FR", countryName: "France", region: "IDF", regionName: "Ile-de-France", city: "Paris", postcode: "75001", latitude: "48.85", longitude: "2.35", offset: "+01:00"},
-	{ip: "198.51.100.23", agent: "Mozilla/5.0 (iPhone; CPU iPhone OS 19_1 like Mac OS X) AppleWebKit/605.1.15", client: "Mobile Safari", company: "Apple Inc.", kind: "Mobile", os: "iOS",
-		country: "DE", countryName: "Germany", region: "BE", regionName: "Berlin", city: "Berlin", postcode: "10115", latitude: "52.52", longitude: "13.4", offset: "+01:00", mobile: true},
-	{ip: "2001:db8::25:7", agent: "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/142.0", client: "Chrome", company: "Google", kind: "Desktop", os: "Windows",
-		country: "BR", countryName: "Brazil", region: "SP", regionName: "São Paulo", city: "São Paulo", postcode: "01000-000", latitude: "-23.55", longitude: "-46.63", offset: "-03:00"},
-	{ip: "192.0.2.199", agent: "Outlook-iOS/5.0", client: "Outlook", company: "Microsoft", kind: "Mobile", os: "iOS",
-		country: "US", countryName: "United States", region: "WA", regionName: "Washington", city: "Seattle", postcode: "98101", latitude: "47.6", longitude: "-122.33", offset: "-08:00", mobile: true},
+	{
+		place: paris, ip: "203.0.113.4",
+		agent:  "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+		client: "Firefox", company: "Mozilla", kind: "Desktop", os: "Linux",
+	},
+	{
+		place: berlin, ip: "198.51.100.23",
+		agent:  "Mozilla/5.0 (iPhone; CPU iPhone OS 19_1 like Mac OS X) AppleWebKit/605.1.15",
+		client: "Mobile Safari", company: "Apple Inc.", kind: "Mobile", os: "iOS", mobile: true,
+	},
+	{
+		place: saoPaulo, ip: "2001:db8::25:7",
+		agent:  "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/142.0",
+		client: "Chrome", company: "Google", kind: "Desktop", os: "Windows",
+	},
+	{
+		place: seattle, ip: "192.0.2.199", agent: "Outlook-iOS/5.0",
+		client: "Outlook", company: "Microsoft", kind: "Mobile", os: "iOS", mobile: true,
+	},
 }
 
 var machines = []reader{
-	{ip: "198.51.100.200", agent: "Mozilla/5.0", client: "Apple Mail Privacy", company: "Apple Inc.", kind: "Unknown", os: "unknown",
-		country: "US", countryName: "United States", region: "CA", regionName: "California", city: "Cupertino", postcode: "95014", latitude: "37.32", longitude: "-122.03", offset: "-08:00", bot: "apple"},
-	{ip: "192.0.2.66", agent: "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)", client: "Gmail image proxy", company: "Google", kind: "WebMail", os: "unknown",
-		country: "US", countryName: "United States", region: "CA", regionName: "California", city: "Mountain View", postcode: "94043", latitude: "37.4", longitude: "-122.08", offset: "-08:00", bot: "gmail"},
+	{
+		place: cupertino, ip: "198.51.100.200", agent: "Mozilla/5.0",
+		client: "Apple Mail Privacy", company: "Apple Inc.", kind: "Unknown", os: "unknown", bot: "apple",
+	},
+	{
+		place: cupertino, ip: "192.0.2.66",
+		agent:  "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)",
+		client: "Gmail image proxy", company: "Google", kind: "WebMail", os: "unknown", bot: "gmail",
+	},
 }
 
 var urls = []string{

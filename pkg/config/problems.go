@@ -45,7 +45,6 @@ func Prefix(prefix string, err error) error {
 // error that fmt.Errorf made of several with %w is one: its text is not theirs,
 // one a line.
 func lines(err error) []error {
-	//nolint:errorlint // the outermost error only: what it wraps keeps its own text
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}

@@ -43,20 +43,32 @@ func TestHealth_ready(t *testing.T) {
 	}{
 		{"nothing to check", nil, false, 200, status{"ready", map[string]checkStatus{}}},
 		{
-			"all there", []Check{{Name: "kafka", Ask: fine}}, false,
-			200, status{"ready", map[string]checkStatus{"kafka": {OK: true}}},
+			"all there",
+			[]Check{{Name: "kafka", Ask: fine}},
+			false,
+			200,
+			status{"ready", map[string]checkStatus{"kafka": {OK: true}}},
 		},
 		{
-			"one missing", []Check{{Name: "kafka", Ask: fine}, {Name: "clickhouse", Ask: down}}, false,
-			503, status{"unready", map[string]checkStatus{"kafka": {OK: true}, "clickhouse": {Error: "dial tcp: refused"}}},
+			"one missing",
+			[]Check{{Name: "kafka", Ask: fine}, {Name: "clickhouse", Ask: down}},
+			false,
+			503,
+			status{"unready", map[string]checkStatus{"kafka": {OK: true}, "clickhouse": {Error: "dial tcp: refused"}}},
 		},
 		{
-			"an optional one missing", []Check{{Name: "sources", Ask: down, Optional: true}}, false,
-			200, status{"ready", map[string]checkStatus{"sources": {Optional: true, Error: "dial tcp: refused"}}},
+			"an optional one missing",
+			[]Check{{Name: "sources", Ask: down, Optional: true}},
+			false,
+			200,
+			status{"ready", map[string]checkStatus{"sources": {Optional: true, Error: "dial tcp: refused"}}},
 		},
 		{
-			"draining", []Check{{Name: "kafka", Ask: fine}}, true,
-			503, status{"draining", map[string]checkStatus{"kafka": {OK: true}}},
+			"draining",
+			[]Check{{Name: "kafka", Ask: fine}},
+			true,
+			503,
+			status{"draining", map[string]checkStatus{"kafka": {OK: true}}},
 		},
 	}
 	for _, tt := range tests {

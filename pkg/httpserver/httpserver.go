@@ -184,10 +184,12 @@ func (s *Server) Run(ctx context.Context) error {
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
 	err := s.http.Shutdown(drain)
-	<-failed
 	if errors.Is(err, context.DeadlineExceeded) {
 		_ = s.http.Close() // the error to report is that of the drain
-		return fmt.Errorf("serve %s: requests cut off after %s", s.Addr(), s.cfg.DrainTimeout)
+		err = fmt.Errorf("serve %s: requests cut off after %s", s.Addr(), s.cfg.DrainTimeout)
+	}
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve %s: %w", s.Addr(), served))
 	}
 	return err
 }

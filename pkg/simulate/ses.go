@@ -178,7 +178,10 @@ type sesEvent struct {
 func (d *ses) tell(m *message, s step, limit int) element {
 	if m.variant%16 == 4 && !m.drawn {
 		for i := range 1 + m.variant%3 {
-			m.also = append(m.also, somebody(m.variant%recipients+i*7+1))
+			// An address that is listed twice would be one event.
+			if p := somebody((m.variant + i*7) % recipients); p.address != m.to.address {
+				m.also = append(m.also, p)
+			}
 		}
 	}
 	m.drawn = true

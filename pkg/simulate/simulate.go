@@ -7,8 +7,9 @@
 // does not depend on the parsers in pkg/esp, and a test makes sure of it: where
 // the two disagree, one of them is wrong, and finding that is what the truth is
 // for. Only the parts of each event's identity are an agreement with them; each
-// provider package documents its own. This package does not know Kafka, ClickHouse or any service; it ends at the HTTP
-// request ([Generate]) or at the answer to it ([Sender]).
+// provider package documents its own. This package does not know Kafka,
+// ClickHouse or any service; it ends at the HTTP request ([Generate]) or at the
+// answer to it ([Sender]).
 //
 // A run makes some 100,000 events a second, without SES: an SNS signature alone
 // takes most of a millisecond. [Source.Share] keeps its share small where speed

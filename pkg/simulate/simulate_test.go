@@ -424,3 +424,22 @@ func BenchmarkGenerate(b *testing.B) {
 		})
 	}
 }
+
+// A message to several people lists nobody twice: both would be one event.
+func TestGenerate_listsNobodyTwice(t *testing.T) {
+	source := only(newKeys(t).Sources(base, certHost), "ses")
+	several := 0
+	for r := range generate(t, source, simulate.Options{Seed: 99, Events: 120_000, Unsigned: true}) {
+		for i, e := range r.Truth {
+			for _, other := range r.Truth[:i] {
+				several++
+				if e.ID == other.ID {
+					t.Fatalf("two events with id %s in\n%s", e.ID, r.Body)
+				}
+			}
+		}
+	}
+	if several == 0 {
+		t.Error("no message went to several people")
+	}
+}

@@ -265,6 +265,13 @@ func (g *generator) newMessage(o *origin, created time.Time) *message {
 		m.metadata = nil
 	}
 	m.happened = g.plot(m, serial)
+	switch {
+	case m.isTest, m.happened[0].what == suppressionAdded, m.happened[0].what == suppressionRemoved:
+		// These events hold no id of their message, or one that all samples
+		// share. Going through the people in turn, they differ nevertheless.
+		m.to = somebody(serial % recipients)
+		m.mxHost = "mx." + m.to.domain
+	}
 	return m
 }
 

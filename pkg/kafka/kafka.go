@@ -174,7 +174,9 @@ func (c *Clients) Reader(opts ...kgo.Opt) (*kgo.Client, error) {
 // Admin returns a client for topics, offsets and groups. Closing it closes its
 // connections.
 func (c *Clients) Admin() (*kadm.Client, error) {
-	client, err := kgo.NewClient(c.opts...)
+	// What an administrator asks for is what is so now, not what the client
+	// heard some seconds ago.
+	client, err := kgo.NewClient(c.with(kgo.MetadataMinAge(50 * time.Millisecond))...)
 	if err != nil {
 		return nil, err
 	}

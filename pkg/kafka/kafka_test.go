@@ -56,7 +56,7 @@ func TestTopics_createsWhatIsMissingOnly(t *testing.T) {
 	if err != nil || len(missing) != 0 {
 		t.Errorf("MissingTopics() = %v, %v, want none", missing, err)
 	}
-	other, err := kafka.Declared("other.")
+	other, err := kafka.Declared(c.Group("other."))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestTopics_createsWhatIsMissingOnly(t *testing.T) {
 		t.Errorf("MissingTopics() = %s, %v, want %s", kafka.Names(missing), err, other[0].Name)
 	}
 	for range 2 { // the second time it exists
-		if err := kafka.CreateTopics(ctx, admin, missing, 1); err != nil {
+		if err := kafka.CreateTopics(ctx, admin, missing, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -84,7 +85,9 @@ func MissingTopics(ctx context.Context, admin *kadm.Client, declared []Topic) ([
 }
 
 // CreateTopics creates the given topics, with the broker's own replication
-// where factor is 0. A topic that exists meanwhile is left as it is.
+// where factor is 0, and returns when the cluster lists them: a broker answers a
+// creation before every other one knows of it. A topic that exists meanwhile is
+// left as it is.
 func CreateTopics(ctx context.Context, admin *kadm.Client, topics []Topic, factor int16) error {
 	if factor == 0 {
 		factor = -1
@@ -100,7 +103,18 @@ func CreateTopics(ctx context.Context, admin *kadm.Client, topics []Topic, facto
 			errs = append(errs, fmt.Errorf("create topic %s: %w", t.Name, err))
 		}
 	}
-	return errors.Join(errs...)
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for {
+		missing, err := MissingTopics(ctx, admin, topics)
+		if err == nil && len(missing) == 0 {
+			return nil
+		}
+		if !sleep(ctx, 100*time.Millisecond) {
+			return fmt.Errorf("created topics are not listed yet: %s: %w", Names(missing), errors.Join(err, ctx.Err()))
+		}
+	}
 }
 
 // Names lists the names of topics, for messages.

@@ -154,6 +154,7 @@ func (l pebbleLog) Infof(string, ...any) {}
 func (l pebbleLog) Errorf(format string, args ...any) {
 	l.log.Error("dedup store", "err", fmt.Sprintf(format, args...))
 }
+
 func (l pebbleLog) Fatalf(format string, args ...any) {
 	// Pebble calls it for corruption or a full disk. The contract of its
 	// Logger is that Fatalf does not return.

@@ -70,10 +70,13 @@ var lines = esp.Provider{
 	},
 }
 
-func request(source, body string) *kgo.Record {
+// received is now, so that the retention of a real broker keeps it.
+var received = time.Now().UTC().Truncate(time.Millisecond)
+
+func request(c *kafkatest.Cluster, source, body string) *kgo.Record {
 	return raw.Record{
-		Provider: "lines", Source: source, ReceivedAt: time.UnixMilli(1795436001000).UTC(), Body: []byte(body),
-	}.Kafka("email.raw.v1", "key of "+body)
+		Provider: "lines", Source: source, ReceivedAt: received, Body: []byte(body),
+	}.Kafka(c.Topics.Raw, "key of "+body)
 }
 
 // start runs a normalizer on the cluster until it is stopped or the test ends.
@@ -85,13 +88,14 @@ func start(t *testing.T, c *kafkatest.Cluster, reader metric.Reader) (stop func(
 	}
 	cfg := normalizer.DefaultConfig()
 	cfg.RetryWait = 10 * time.Millisecond
+	cfg.Group = c.Group("normalizer")
 	options := []metric.Option{}
 	if reader != nil {
 		options = append(options, metric.WithReader(reader))
 	}
 	service, err := normalizer.New(cfg, normalizer.Deps{
 		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
-			return c.Clients.Session(cfg.Group, "mailriver.normalizer.test", []string{c.Topics.Raw}, opts...)
+			return c.Clients.Session(cfg.Group, c.Group("normalizer.test"), []string{c.Topics.Raw}, opts...)
 		},
 		Reader: c.Clients.Reader, Admin: c.Clients.Admin, Dir: t.TempDir(),
 		Encoder: enc, Providers: []esp.Provider{lines}, Topics: c.Topics, Version: "test",
@@ -125,7 +129,7 @@ func decode(t *testing.T, r *kgo.Record) event.Event {
 func TestNormalizer_publishesOneRecordPerRecipient(t *testing.T) {
 	c := kafkatest.New(t)
 	start(t, c, nil)
-	c.Produce(t, request("shop", "Ann@Example.COM\nwrong"))
+	c.Produce(t, request(c, "shop", "Ann@Example.COM\nwrong"))
 
 	records := c.Read(t, c.Topics.Events, 2)
 	byKey := map[string]*kgo.Record{}
@@ -141,7 +145,7 @@ func TestNormalizer_publishesOneRecordPerRecipient(t *testing.T) {
 		t.Errorf("recipient fields are %q, %q, %q", e.Recipient, e.RecipientNormalized, e.RecipientDomain)
 	}
 	if e.Source != "shop" || e.Provider != "lines" || e.RawTopic != c.Topics.Raw || e.NormalizerVersion != "test" ||
-		e.SchemaVersion != event.SchemaVersion || !e.ReceivedAt.Equal(time.UnixMilli(1795436001000)) {
+		e.SchemaVersion != event.SchemaVersion || !e.ReceivedAt.Equal(received) {
 		t.Errorf("filled in by the normalizer: %+v", e)
 	}
 	for name, want := range map[string]string{
@@ -150,7 +154,7 @@ func TestNormalizer_publishesOneRecordPerRecipient(t *testing.T) {
 		"ce_type":        "io.mailriver.email.delivered.v1",
 		"ce_source":      "/sources/shop",
 		"ce_time":        "2026-11-23T12:13:20.123Z",
-		"origin":         fmt.Sprintf("email.raw.v1/%d/0#0", e.RawPartition),
+		"origin":         fmt.Sprintf("%s/%d/0#0", c.Topics.Raw, e.RawPartition),
 	} {
 		if got := kafkatest.Header(ann, name); got != want {
 			t.Errorf("header %s = %q, want %q", name, got, want)
@@ -170,11 +174,11 @@ func TestNormalizer_oneBadRecordHarmsNoNeighbor(t *testing.T) {
 	c := kafkatest.New(t)
 	reader := metric.NewManualReader()
 	start(t, c, reader)
-	foreign := request("shop", "x@example.com")
+	foreign := request(c, "shop", "x@example.com")
 	foreign.Headers[0].Value = []byte("nobody")
 	bare := &kgo.Record{Topic: c.Topics.Raw, Key: []byte("bare"), Value: []byte("bare")}
-	c.Produce(t, request("shop", "a@example.com\n!\nb@example.com"), request("shop", "?"), request("shop", "panic"),
-		foreign, bare, request("shop", "c@example.com"))
+	c.Produce(t, request(c, "shop", "a@example.com\n!\nb@example.com"), request(c, "shop", "?"), request(c, "shop", "panic"),
+		foreign, bare, request(c, "shop", "c@example.com"))
 
 	var keys []string
 	for _, r := range c.Read(t, c.Topics.Events, 3) {
@@ -219,6 +223,7 @@ func TestNormalizer_oneBadRecordHarmsNoNeighbor(t *testing.T) {
 // it stays invisible, and the input comes again: each event is there once.
 func TestNormalizer_abortedTransactionLeavesNothingBehind(t *testing.T) {
 	c := kafkatest.New(t)
+	c.NeedFake(t)
 	refused := make(chan struct{})
 	c.Fake.ControlKey(int16(kmsg.TxnOffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		commit := req.(*kmsg.TxnOffsetCommitRequest)
@@ -238,14 +243,14 @@ func TestNormalizer_abortedTransactionLeavesNothingBehind(t *testing.T) {
 		return resp, nil, true
 	})
 	start(t, c, nil)
-	c.Produce(t, request("shop", "a@example.com"))
+	c.Produce(t, request(c, "shop", "a@example.com"))
 	select {
 	case <-refused:
 	case <-time.After(kafkatest.Patience):
 		t.Fatal("no transaction was tried")
 	}
 	c.Read(t, c.Topics.Events, 1)
-	c.Produce(t, request("shop", "end@example.com"))
+	c.Produce(t, request(c, "shop", "end@example.com"))
 	records := c.Read(t, c.Topics.Events, 2)
 	seen := map[string]int{}
 	for _, r := range records {
@@ -264,9 +269,9 @@ func TestNormalizer_publishesEachEventOnce(t *testing.T) {
 	c := kafkatest.New(t)
 	reader := metric.NewManualReader()
 	stop := start(t, c, reader)
-	c.Produce(t, request("shop", "a@example.com\na@example.com"), request("shop", "b@example.com\na@example.com"))
+	c.Produce(t, request(c, "shop", "a@example.com\na@example.com"), request(c, "shop", "b@example.com\na@example.com"))
 	c.Read(t, c.Topics.Events, 2)
-	c.Produce(t, request("blog", "a@example.com")) // another source: another event
+	c.Produce(t, request(c, "blog", "a@example.com")) // another source: another event
 	c.Read(t, c.Topics.Events, 3)
 	if n := sum(t, reader, "mailriver.normalizer.duplicates"); n != 2 {
 		t.Errorf("mailriver.normalizer.duplicates = %d, want 2", n)
@@ -274,7 +279,7 @@ func TestNormalizer_publishesEachEventOnce(t *testing.T) {
 	stop()
 
 	start(t, c, nil) // with an empty folder
-	c.Produce(t, request("shop", "a@example.com\na@example.com"), request("shop", "end@example.com"))
+	c.Produce(t, request(c, "shop", "a@example.com\na@example.com"), request(c, "shop", "end@example.com"))
 	seen := map[string]int{}
 	for _, r := range c.Read(t, c.Topics.Events, 4) {
 		e := decode(t, r)
@@ -292,7 +297,7 @@ func TestNormalizer_tooLarge(t *testing.T) {
 	c := kafkatest.New(t)
 	start(t, c, nil)
 	huge := "a@" + string(bytes.Repeat([]byte("x"), 1<<20))
-	c.Produce(t, request("shop", huge), request("shop", "b@example.com"))
+	c.Produce(t, request(c, "shop", huge), request(c, "shop", "b@example.com"))
 	c.Read(t, c.Topics.Events, 1)
 	letters := c.Read(t, c.Topics.Dead, 1)
 	if reason := kafkatest.Header(letters[0], kafka.HeaderReason); reason != fault.TooLarge || string(letters[0].Value) != huge {

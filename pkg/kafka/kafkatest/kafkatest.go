@@ -1,10 +1,18 @@
-// Package kafkatest gives a test a broker that speaks the Kafka protocol, with
-// the declared topics on it, and what a test needs to write and read.
+// Package kafkatest gives a test a broker with the declared topics on it, and
+// what a test needs to write and read.
+//
+// The broker is an in-process one that speaks the Kafka protocol. With
+// KAFKA_BROKERS set (comma-separated addresses) it is the cluster there, shared
+// by all tests: each test then has topics and groups of its own by a prefix.
 package kafkatest
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,29 +29,37 @@ import (
 // hang, not a claim about speed.
 const Patience = 60 * time.Second
 
-// Cluster is a broker of one test.
+// Cluster is what one test sees of a broker.
 type Cluster struct {
-	Fake    *kfake.Cluster
+	Fake    *kfake.Cluster // nil on a real cluster
 	Config  kafka.Config
 	Topics  kafka.Topics
 	Clients *kafka.Clients
 }
 
-// New starts a broker and creates the declared topics. It ends with the test.
+// New returns a cluster with the declared topics. What it starts ends with the
+// test.
 func New(t testing.TB, opts ...kfake.Opt) *Cluster {
 	t.Helper()
-	opts = append([]kfake.Opt{
-		kfake.NumBrokers(1),
-		kfake.BrokerConfigs(map[string]string{"message.max.bytes": "20971520"}),
-	}, opts...)
-	fake, err := kfake.NewCluster(opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(fake.Close)
 	config := kafka.DefaultConfig()
-	config.Brokers = fake.ListenAddrs()
-	c := &Cluster{Fake: fake, Config: config, Topics: config.Topics(), Clients: Clients(t, config)}
+	c := &Cluster{}
+	if brokers := os.Getenv("KAFKA_BROKERS"); brokers != "" {
+		config.Brokers = strings.Split(brokers, ",")
+		config.TopicPrefix = fmt.Sprintf("test-%x.", rand.Uint64())
+	} else {
+		opts = append([]kfake.Opt{
+			kfake.NumBrokers(1),
+			kfake.BrokerConfigs(map[string]string{"message.max.bytes": "20971520"}),
+		}, opts...)
+		fake, err := kfake.NewCluster(opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(fake.Close)
+		c.Fake = fake
+		config.Brokers = fake.ListenAddrs()
+	}
+	c.Config, c.Topics, c.Clients = config, config.Topics(), Clients(t, config)
 	declared, err := kafka.Declared(config.TopicPrefix)
 	if err != nil {
 		t.Fatal(err)
@@ -55,11 +71,23 @@ func New(t testing.TB, opts ...kfake.Opt) *Cluster {
 	defer admin.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	if err := kafka.CreateTopics(ctx, admin, declared, 1); err != nil {
+	if err := kafka.CreateTopics(ctx, admin, declared, 0); err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
+
+// NeedFake skips a test that makes the broker misbehave, where that is a real
+// one.
+func (c *Cluster) NeedFake(t testing.TB) {
+	t.Helper()
+	if c.Fake == nil {
+		t.Skip("needs a broker that can be made to misbehave; KAFKA_BROKERS names a real one")
+	}
+}
+
+// Group returns the name of a group that is this test's own.
+func (c *Cluster) Group(name string) string { return c.Config.TopicPrefix + name }
 
 // Clients returns clients of a cluster that report nowhere.
 func Clients(t testing.TB, config kafka.Config) *kafka.Clients {

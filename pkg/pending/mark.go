@@ -35,9 +35,10 @@ func parseMark(metadata string) (mark, bool) {
 	return m, true
 }
 
-// token names a range: a topic's identity, partition and offsets. The leader
-// epoch of its first record keeps it apart from a range at the same offsets that
-// an unclean election took back.
+// token names a range, and no other. That it comes again with its range is the
+// work of the mark. It is made of the topic's identity, the partition and the
+// offsets; the leader epoch of the first record keeps it apart from a range at
+// the same offsets that an unclean election took back.
 func token(scope string, partition, epoch int32, first, last int64) string {
 	return fmt.Sprintf("%s/%d/%d-%d/e%d", scope, partition, first, last, epoch)
 }

@@ -119,7 +119,8 @@ type Consumer struct {
 	topic, group string
 	cfg          Config
 	deps         Deps
-	slots        chan struct{} // a token for each range with the handler
+	slots        chan struct{}  // a token for each range with the handler
+	running      sync.WaitGroup // workers, the abandoned ones too
 
 	mu      sync.Mutex
 	client  *kgo.Client // nil when not running
@@ -172,6 +173,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	client.CloseAllowingRebalance()
 	// A rebalance may have assigned partitions while the others drained.
 	c.drop(c.take(nil))
+	c.running.Wait()
 	c.mu.Lock()
 	c.client = nil
 	c.mu.Unlock()
@@ -307,7 +309,7 @@ func (c *Consumer) assigned(ctx context.Context, client *kgo.Client, resp *kmsg.
 	defer c.mu.Unlock()
 	for partition, w := range fresh {
 		c.workers[partition] = w
-		go w.run(client)
+		c.running.Go(func() { w.run(client) })
 	}
 	return nil
 }

@@ -1,0 +1,242 @@
+// Package clickhousetest gives a test a sink for events: one in memory that
+// remembers tokens and refuses rows as the table does, or a real ClickHouse with
+// the migrations applied. Conform says what both must do, so that the one in
+// memory cannot drift from the real one.
+package clickhousetest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"mailriver/pkg/clickhouse"
+	"mailriver/pkg/embedded/chdb"
+	"mailriver/pkg/event"
+	"mailriver/pkg/fault"
+	"mailriver/schemas"
+)
+
+// Memory is a sink that keeps rows in memory. Its zero value is empty and ready.
+type Memory struct {
+	mu     sync.Mutex
+	tokens map[string]bool
+	rows   []event.Event
+	fail   func(op, token string) error
+}
+
+// Fail makes f decide the fate of each call before anything else: op is insert,
+// probe or ping. A nil f ends that.
+func (m *Memory) Fail(f func(op, token string) error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = f
+}
+
+func (m *Memory) failure(op, token string) error {
+	m.mu.Lock()
+	f := m.fail
+	m.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	return f(op, token)
+}
+
+// Insert keeps the rows unless the token was seen.
+func (m *Memory) Insert(ctx context.Context, token string, rows []event.Event) error {
+	if err := m.check(ctx, "insert", token, rows); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.tokens == nil {
+		m.tokens = make(map[string]bool)
+	}
+	if !m.tokens[token] {
+		m.tokens[token] = true
+		m.rows = append(m.rows, rows...)
+	}
+	return nil
+}
+
+// Probe reports whether the rows would be taken.
+func (m *Memory) Probe(ctx context.Context, rows []event.Event) error {
+	return m.check(ctx, "probe", "", rows)
+}
+
+// Ping reports whether calls would be answered.
+func (m *Memory) Ping(ctx context.Context) error { return m.check(ctx, "ping", "", nil) }
+
+func (m *Memory) check(ctx context.Context, op, token string, rows []event.Event) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := m.failure(op, token); err != nil {
+		return err
+	}
+	oldest := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range rows {
+		e := &rows[i]
+		for column, ok := range map[string]bool{
+			"event_id":    !e.ID.IsZero(),
+			"event_type":  e.Type != "",
+			"occurred_at": !e.OccurredAt.Before(oldest),
+			"received_at": !e.ReceivedAt.Before(oldest),
+		} {
+			if !ok {
+				return fault.Permanentf(fault.RowRefused, "VIOLATED_CONSTRAINT: constraint %s_is_set on column %s", column, column)
+			}
+		}
+	}
+	return nil
+}
+
+// Rows returns a copy of what was inserted.
+func (m *Memory) Rows() []event.Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]event.Event(nil), m.rows...)
+}
+
+// IDs returns how often each event is in the sink.
+func (m *Memory) IDs(context.Context) (map[string]int, error) {
+	ids := make(map[string]int)
+	for _, row := range m.Rows() {
+		ids[row.ID.String()]++
+	}
+	return ids, nil
+}
+
+// Counted returns what the roll-up would hold.
+func (m *Memory) Counted(context.Context) (int, error) { return len(m.Rows()), nil }
+
+// Database is a migrated database of one test on a real ClickHouse.
+type Database struct {
+	*clickhouse.Client
+	Config clickhouse.Config
+}
+
+// Migrations returns the released migrations.
+func Migrations(t testing.TB) clickhouse.Migrations {
+	t.Helper()
+	m, err := clickhouse.ReadMigrations(schemas.ClickHouse)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// Server returns the configuration of a ClickHouse for the test, to be given to
+// [Open] or [Empty]: the server at
+// MAILRIVER_CLICKHOUSE_URL, or else the embedded engine with a data directory of
+// its own. Without either the test is skipped, or fails when MAILRIVER_REQUIRE
+// names clickhouse. The test's TestMain must call chdb.RunChildIfAsked.
+func Server(t testing.TB) clickhouse.Config {
+	t.Helper()
+	config := clickhouse.DefaultConfig()
+	if server := os.Getenv("MAILRIVER_CLICKHOUSE_URL"); server != "" {
+		config.URL = server
+		return config
+	}
+	library, err := chdb.FindLibrary(os.Getenv("MAILRIVER_CHDB_LIBRARY"), "../..", "../../..")
+	if err != nil {
+		if strings.Contains(os.Getenv("MAILRIVER_REQUIRE"), "clickhouse") {
+			t.Fatalf("MAILRIVER_REQUIRE names clickhouse: MAILRIVER_CLICKHOUSE_URL is not set and %v", err)
+		}
+		t.Skipf("MAILRIVER_CLICKHOUSE_URL is not set and %v", err)
+	}
+	engine, err := chdb.Start(context.Background(), chdb.Options{
+		Dir: t.TempDir(), Addr: "127.0.0.1:0", Library: library,
+		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := engine.Close(); err != nil {
+			t.Errorf("stop the engine: %v", err)
+		}
+	})
+	config.URL = "http://" + engine.Addr() + "/" + clickhouse.DefaultDatabase
+	return config
+}
+
+// Empty returns the configuration of a database of the server that does not
+// exist. The test drops what it makes of it, unless it fails.
+func Empty(t testing.TB, server clickhouse.Config) clickhouse.Config {
+	t.Helper()
+	u, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var random [6]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		t.Fatal(err)
+	}
+	name := "mailriver_test_" + hex.EncodeToString(random[:])
+	u.Path = "/" + name
+	config := server
+	config.URL = u.String()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("database %s is kept", name)
+			return
+		}
+		u.Path = "/default" // from within it cannot be dropped
+		outside := server
+		outside.URL = u.String()
+		client, err := clickhouse.Open(outside, "")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer client.Close() //nolint:errcheck // a test ends
+		if err := client.Exec(context.Background(), "DROP DATABASE IF EXISTS "+name); err != nil {
+			t.Error(err)
+		}
+	})
+	return config
+}
+
+// Open returns a migrated database of its own for the test.
+func Open(t testing.TB, server clickhouse.Config) *Database {
+	t.Helper()
+	config := Empty(t, server)
+	client, err := clickhouse.Open(config, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	if _, err := client.Migrate(t.Context(), Migrations(t)); err != nil {
+		t.Fatal(err)
+	}
+	return &Database{client, config}
+}
+
+// IDs returns how often each event is in the table.
+func (d *Database) IDs(ctx context.Context) (map[string]int, error) {
+	ids := make(map[string]int)
+	err := d.Each(ctx, "SELECT toString(event_id) FROM events", nil, func(row []any) error {
+		ids[fmt.Sprint(row[0])]++
+		return nil
+	})
+	return ids, err
+}
+
+// Counted returns what the roll-up holds.
+func (d *Database) Counted(ctx context.Context) (int, error) {
+	answer, err := d.Query(ctx, "SELECT toInt64(sum(events)) FROM events_hourly", nil)
+	if err != nil {
+		return 0, err
+	}
+	n, _ := answer.Rows[0][0].(int64)
+	return int(n), nil
+}

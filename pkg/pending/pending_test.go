@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 
 	"mailriver/pkg/kafka/kafkatest"
 	"mailriver/pkg/pending"
+	"mailriver/pkg/pending/pendingtest"
 )
 
 const group = "pending.test"
@@ -157,50 +157,11 @@ func numbered(from, to int) []string {
 	return values
 }
 
-// wire is the network of one process, which can be cut.
-type wire struct {
-	mu    sync.Mutex
-	dead  bool
-	conns []net.Conn
-}
-
-var errCut = errors.New("the process is dead")
-
-func (w *wire) dial(ctx context.Context, network, host string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, host)
-	if err != nil {
-		return nil, err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.dead {
-		_ = conn.Close()
-		return nil, errCut
-	}
-	w.conns = append(w.conns, conn)
-	return conn, nil
-}
-
-func (w *wire) cut() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.dead = true
-	for _, conn := range w.conns {
-		_ = conn.Close()
-	}
-}
-
-func (w *wire) restore() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.dead = false
-}
-
 // process is a consumer that can be killed: from then on, no byte of it reaches
 // Kafka, not even that it leaves the group.
 type process struct {
 	*pending.Consumer
-	wire
+	wire   pendingtest.Wire
 	log    journal
 	cancel context.CancelFunc
 	done   chan error
@@ -227,7 +188,7 @@ func (j *journal) has(text string) bool {
 }
 
 func (p *process) kill() {
-	p.cut()
+	p.wire.Cut()
 	p.cancel()
 }
 
@@ -258,15 +219,8 @@ func start(t *testing.T, c *kafkatest.Cluster, s pending.Handler, cfg pending.Co
 	t.Helper()
 	p := &process{done: make(chan error, 1)}
 	p.log.to = t.Output()
-	newClient := func(group string, topics []string, opts ...kgo.Opt) (*kgo.Client, error) {
-		return c.Clients.Group(group, topics, append(opts,
-			kgo.Dialer(p.dial),
-			kgo.SessionTimeout(time.Second), kgo.HeartbeatInterval(50*time.Millisecond),
-			kgo.RebalanceTimeout(10*time.Second), kgo.RetryTimeout(time.Second),
-			kgo.FetchMaxWait(50*time.Millisecond), kgo.MetadataMinAge(10*time.Millisecond))...)
-	}
 	consumer, err := pending.New(c.Topics.Events, group, cfg, pending.Deps{
-		NewClient: newClient, Handler: s, Logger: slog.New(slog.NewTextHandler(&p.log, nil)),
+		NewClient: p.wire.NewClient(c.Clients.Group), Handler: s, Logger: slog.New(slog.NewTextHandler(&p.log, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -405,7 +359,7 @@ func TestConsumer_lostPartitionIsNotCommitted(t *testing.T) {
 	}, nil)
 	first := start(t, c, s, cfg)
 	<-arrived
-	first.cut()
+	first.wire.Cut()
 	s.set(nil, nil)
 	second := start(t, c, s, quick())
 	produce(t, c, 0, numbered(10, 20)...)
@@ -414,7 +368,7 @@ func TestConsumer_lostPartitionIsNotCommitted(t *testing.T) {
 		offset, metadata := committed(t, c, 0)
 		return offset == 20 && metadata == ""
 	})
-	first.restore()
+	first.wire.Restore()
 	eventually(t, "both have partitions", func() bool {
 		return first.Stats().Partitions > 0 && second.Stats().Partitions > 0 &&
 			first.Stats().Partitions+second.Stats().Partitions == 6

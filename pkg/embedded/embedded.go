@@ -70,7 +70,7 @@ func FindLibrary(given string) (string, error) {
 
 // Start brings everything up, and returns when all of it answers. The context
 // bounds the start only. A data directory belongs to one process at a time.
-func Start(ctx context.Context, opts Options) (env *Env, err error) {
+func Start(ctx context.Context, opts Options) (*Env, error) {
 	if opts.Logger == nil {
 		return nil, errors.New("embedded: no logger")
 	}
@@ -81,48 +81,50 @@ func Start(ctx context.Context, opts Options) (env *Env, err error) {
 	if err := os.MkdirAll(opts.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("embedded: %w", err)
 	}
-	env = &Env{done: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, env.Close())
-			env = nil
-		}
-	}()
+	env := &Env{done: make(chan struct{})}
+	if err := env.start(ctx, opts, library); err != nil {
+		return nil, errors.Join(err, env.Close())
+	}
+	return env, nil
+}
 
+// start starts the parts, in the order of their use. What it has started is
+// to be closed, also after an error.
+func (e *Env) start(ctx context.Context, opts Options, library string) error {
 	unlock, err := chdb.Lock(filepath.Join(opts.DataDir, "lock"), lockPatience)
 	if err != nil {
-		return nil, fmt.Errorf("embedded: data directory: %w", err)
+		return fmt.Errorf("embedded: data directory: %w", err)
 	}
-	env.started(func() error { unlock(); return nil })
+	e.started(func() error { unlock(); return nil })
 
 	kafka, err := startKafka(ctx, filepath.Join(opts.DataDir, "kafka"), opts.KafkaAddr, opts.Logger)
 	if err != nil {
-		return nil, fmt.Errorf("embedded kafka: %w", err)
+		return fmt.Errorf("embedded kafka: %w", err)
 	}
-	env.started(kafka.close)
-	env.Brokers = kafka.addrs()
+	e.started(kafka.close)
+	e.Brokers = kafka.addrs()
 
 	registry, err := startRegistry(ctx, filepath.Join(opts.DataDir, "registry"), opts.RegistryAddr)
 	if err != nil {
-		return nil, fmt.Errorf("embedded registry: %w", err)
+		return fmt.Errorf("embedded registry: %w", err)
 	}
-	env.started(registry.close)
-	env.RegistryURL = "http://" + registry.addr
+	e.started(registry.close)
+	e.RegistryURL = "http://" + registry.addr
 
-	env.engine, err = chdb.Start(ctx, chdb.Options{
+	e.engine, err = chdb.Start(ctx, chdb.Options{
 		Dir:     filepath.Join(opts.DataDir, "clickhouse"),
 		Addr:    opts.ClickHouseAddr,
 		Library: library,
 		Logger:  opts.Logger,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("embedded clickhouse: %w", err)
+		return fmt.Errorf("embedded clickhouse: %w", err)
 	}
-	env.started(env.engine.Close)
-	env.ClickHouseURL = "http://" + env.engine.Addr()
+	e.started(e.engine.Close)
+	e.ClickHouseURL = "http://" + e.engine.Addr()
 
-	go env.watch(registry.failed)
-	return env, nil
+	go e.watch(registry.failed)
+	return nil
 }
 
 func (e *Env) started(stop func() error) { e.stop = append(e.stop, stop) }

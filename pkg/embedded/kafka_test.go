@@ -326,7 +326,9 @@ func TestKafkaCommitIsCompleted(t *testing.T) {
 	}
 	produce(t, cl, 0, "a")
 	produce(t, cl, 1, "b")
-	stageOffset(t, cl, 42, "meta")
+	if err := txOffset(within(t), cl, 42, "meta"); err != nil {
+		t.Fatalf("TxnOffsetCommit = %v, want nil", err)
+	}
 	before := crashed(t, dir)
 	commit(t, cl)
 	after := crashed(t, dir)
@@ -532,16 +534,15 @@ func groupOffset(t testing.TB, addrs []string) (at int64, metadata string) {
 	return o.At, o.Metadata
 }
 
-// stageOffset adds an offset of the group to the client's transaction.
-func stageOffset(t testing.TB, cl *kgo.Client, at int64, metadata string) {
-	t.Helper()
-	topics, err := kadm.NewClient(cl).ListTopics(within(t), topic)
+// txOffset adds an offset of the group to the client's transaction.
+func txOffset(ctx context.Context, cl *kgo.Client, at int64, metadata string) error {
+	topics, err := kadm.NewClient(cl).ListTopics(ctx, topic)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	id, epoch, err := cl.ProducerID(within(t))
+	id, epoch, err := cl.ProducerID(ctx)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
 	req.TransactionalID, req.ProducerID, req.ProducerEpoch = "normalizer", id, epoch
@@ -552,13 +553,11 @@ func stageOffset(t testing.TB, cl *kgo.Client, at int64, metadata string) {
 	rp.Offset, rp.Metadata = at, &metadata
 	rt.Partitions = append(rt.Partitions, rp)
 	req.Topics = append(req.Topics, rt)
-	resp, err := req.RequestWith(within(t), cl)
-	if err == nil {
-		err = kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
-	}
+	resp, err := req.RequestWith(ctx, cl)
 	if err != nil {
-		t.Fatalf("TxnOffsetCommit = %v, want nil", err)
+		return err
 	}
+	return kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
 }
 
 // dialer connects a client to one broker after another, whatever address it

@@ -68,5 +68,3 @@ func within(t testing.TB) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
-
-func runVictim(string, string) {}

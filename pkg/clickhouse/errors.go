@@ -87,7 +87,7 @@ func Classify(err error) error {
 }
 
 var (
-	viewOf       = regexp.MustCompile("while pushing to view ([^\\s:(),]+)")
+	viewOf       = regexp.MustCompile(`while pushing to view ([^\s:(),]+)`)
 	constraintOf = regexp.MustCompile("^Constraint `([^`]+)`")
 	valuesOf     = regexp.MustCompile(`Column values: ([A-Za-z_][A-Za-z0-9_]*) = `)
 	columnOf     = regexp.MustCompile("(?i)\\bcolumn [`']?([A-Za-z_][A-Za-z0-9_]*)[`']?")

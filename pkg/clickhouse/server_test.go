@@ -16,6 +16,7 @@ import (
 	"mailriver/pkg/clickhouse"
 	"mailriver/pkg/clickhouse/clickhousetest"
 	"mailriver/pkg/embedded/chdb"
+	"mailriver/pkg/embedded/embeddedtest"
 	"mailriver/pkg/event"
 	"mailriver/pkg/fault"
 	"mailriver/schemas"
@@ -28,11 +29,11 @@ func TestMain(m *testing.M) {
 
 // TestServer runs everything that needs a real ClickHouse on one.
 func TestServer(t *testing.T) {
-	server := clickhousetest.Server(t)
+	server := embeddedtest.ClickHouse(t)
 	t.Run("conforms", func(t *testing.T) {
 		clickhousetest.Conform(t, func(t *testing.T) clickhousetest.Sink { return clickhousetest.Open(t, server) })
 	})
-	for name, test := range map[string]func(*testing.T, clickhouse.Config){
+	for name, test := range map[string]func(*testing.T, string){
 		"migrate":         testMigrate,
 		"migrate by half": testMigrateHalf,
 		"every column":    testEveryColumn,
@@ -57,7 +58,7 @@ func open(t *testing.T, cfg clickhouse.Config) *clickhouse.Client {
 	return client
 }
 
-func testMigrate(t *testing.T, server clickhouse.Config) {
+func testMigrate(t *testing.T, server string) {
 	client := open(t, clickhousetest.Empty(t, server))
 	m := clickhousetest.Migrations(t)
 	names, err := fs.Glob(schemas.ClickHouse, "clickhouse/*.sql")
@@ -85,7 +86,7 @@ func testMigrate(t *testing.T, server clickhouse.Config) {
 	}
 }
 
-func testMigrateHalf(t *testing.T, server clickhouse.Config) {
+func testMigrateHalf(t *testing.T, server string) {
 	client := open(t, clickhousetest.Empty(t, server))
 	files := fstest.MapFS{
 		"0001_a.sql": {Data: []byte("CREATE TABLE IF NOT EXISTS {{ .Local \"a\" }} (x Int8) ENGINE = {{ .Engine \"MergeTree\" }} ORDER BY x")},
@@ -156,11 +157,13 @@ func filled(r *rand.Rand) event.Event {
 
 // testEveryColumn reads back what was inserted, column by column: a column that
 // is filled from another field would be seen here only.
-func testEveryColumn(t *testing.T, server clickhouse.Config) {
+func testEveryColumn(t *testing.T, server string) {
 	db := clickhousetest.Open(t, server)
 	r := rand.New(rand.NewPCG(1, 2))
-	bare := event.Event{ID: event.NewID("p", "s", "bare"), Type: event.Test,
-		OccurredAt: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), ReceivedAt: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)}
+	bare := event.Event{
+		ID: event.NewID("p", "s", "bare"), Type: event.Test,
+		OccurredAt: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), ReceivedAt: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
+	}
 	for _, e := range []event.Event{filled(r), filled(r), bare} {
 		if err := db.Insert(t.Context(), e.ID.String(), []event.Event{e}); err != nil {
 			t.Fatal(err)
@@ -213,7 +216,7 @@ func text(v any) string {
 	return fmt.Sprint(v)
 }
 
-func testRangeOfTimes(t *testing.T, server clickhouse.Config) {
+func testRangeOfTimes(t *testing.T, server string) {
 	db := clickhousetest.Open(t, server)
 	for _, at := range []time.Time{
 		time.Date(1969, 12, 31, 23, 59, 59, 0, time.UTC),
@@ -235,7 +238,7 @@ func testRangeOfTimes(t *testing.T, server clickhouse.Config) {
 	}
 }
 
-func testQuery(t *testing.T, server clickhouse.Config) {
+func testQuery(t *testing.T, server string) {
 	client := clickhousetest.Open(t, server)
 	answer, err := client.Query(t.Context(),
 		"SELECT number AS n, {name:String} AS name, if(number = 1, NULL, toInt8(7)) AS maybe FROM numbers(3) WHERE number >= {from:UInt8}",
@@ -268,7 +271,7 @@ func testQuery(t *testing.T, server clickhouse.Config) {
 
 // testFailingView shows why an insert that fails in a view is repeated under its
 // token and never split: the rows are in the table already.
-func testFailingView(t *testing.T, server clickhouse.Config) {
+func testFailingView(t *testing.T, server string) {
 	db := clickhousetest.Open(t, server)
 	rows := clickhousetest.Rows("a", 5)
 	rows[3].Subject = "not a number"
@@ -303,7 +306,7 @@ func testFailingView(t *testing.T, server clickhouse.Config) {
 	}
 }
 
-func testViews(t *testing.T, server clickhouse.Config) {
+func testViews(t *testing.T, server string) {
 	db := clickhousetest.Open(t, server)
 	rows := clickhousetest.Rows("a", 12)
 	for i, change := range []func(*event.Event){
@@ -346,7 +349,7 @@ func testViews(t *testing.T, server clickhouse.Config) {
 
 // testManyPartitions inserts events whose own times are years apart: they must
 // not make a part each, or ClickHouse refuses the insert.
-func testManyPartitions(t *testing.T, server clickhouse.Config) {
+func testManyPartitions(t *testing.T, server string) {
 	db := clickhousetest.Open(t, server)
 	rows := clickhousetest.Rows("a", 300)
 	for i := range rows {
@@ -362,7 +365,7 @@ func testManyPartitions(t *testing.T, server clickhouse.Config) {
 	}
 }
 
-func testUnknownTable(t *testing.T, server clickhouse.Config) {
+func testUnknownTable(t *testing.T, server string) {
 	client := open(t, clickhousetest.Empty(t, server))
 	err := client.Insert(context.Background(), "1", clickhousetest.Rows("a", 1))
 	if _, marked := fault.Reason(err); err == nil || marked {

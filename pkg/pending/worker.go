@@ -249,13 +249,13 @@ func (w *worker) deliver(client *kgo.Client, r Range, records []*kgo.Record) boo
 	if !r.Again {
 		m := mark{First: r.First, Last: r.Last, Token: r.Token}
 		at := kgo.EpochOffset{Epoch: first.LeaderEpoch, Offset: r.First}
-		if !w.persist(r, "note a range as pending", true, func(ctx context.Context) error {
+		if !w.persist(r, "note it as pending", true, func(ctx context.Context) error {
 			return commit(ctx, client, r.Topic, r.Partition, at, m.String(), w.mayCommit)
 		}) {
 			return false
 		}
 	}
-	if !w.persist(r, "deliver a range", true, func(context.Context) error {
+	if !w.persist(r, "deliver it", true, func(context.Context) error {
 		select {
 		case w.c.slots <- struct{}{}:
 			defer func() { <-w.c.slots }()
@@ -269,7 +269,7 @@ func (w *worker) deliver(client *kgo.Client, r Range, records []*kgo.Record) boo
 		return false
 	}
 	at := kgo.EpochOffset{Epoch: last.LeaderEpoch, Offset: r.Last + 1}
-	return w.persist(r, "commit a range", false, func(ctx context.Context) error {
+	return w.persist(r, "commit it", false, func(ctx context.Context) error {
 		return commit(ctx, client, r.Topic, r.Partition, at, "", w.mayCommit)
 	})
 }
@@ -292,7 +292,7 @@ func (w *worker) persist(r Range, what string, yield bool, try func(context.Cont
 		if w.ctx.Err() != nil || yield && w.stopped() {
 			return false
 		}
-		w.c.deps.Logger.WarnContext(w.ctx, "cannot "+what+", trying again",
+		w.c.deps.Logger.WarnContext(w.ctx, "a range does not get on, trying again", "step", what,
 			"partition", r.Partition, "first", r.First, "last", r.Last, "attempt", attempt, "err", err)
 		var stopping <-chan struct{}
 		if yield {

@@ -24,6 +24,7 @@ import (
 
 	"mailriver/pkg/clickhouse/clickhousetest"
 	"mailriver/pkg/embedded/chdb"
+	"mailriver/pkg/embedded/embeddedtest"
 	"mailriver/pkg/event"
 	"mailriver/pkg/fault"
 	"mailriver/pkg/kafka"
@@ -89,7 +90,7 @@ func quick() loader.Config {
 	c := loader.DefaultConfig()
 	c.MaxWait = 20 * time.Millisecond
 	c.RetryMin, c.RetryMax = 5*time.Millisecond, 20*time.Millisecond
-	c.InsertTimeout, c.DrainTimeout = 10*time.Second, 11*time.Second
+	c.InsertTimeout, c.DrainTimeout = 3*time.Second, 4*time.Second
 	return c
 }
 
@@ -141,7 +142,12 @@ func start(t *testing.T, c *kafkatest.Cluster, sink loader.Sink, change ...func(
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	go func() { p.done <- p.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-p.done })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-p.done; err != nil {
+			t.Logf("Run() = %v", err) // of a killed one: stop has checked the others
+		}
+	})
 	return p
 }
 
@@ -604,7 +610,7 @@ func TestNew_isInertAndComplete(t *testing.T) {
 // TestService_onClickHouse loads into a real table while loaders are killed, with
 // poison among the rows, over all partitions.
 func TestService_onClickHouse(t *testing.T) {
-	db := clickhousetest.Open(t, clickhousetest.Server(t))
+	db := clickhousetest.Open(t, embeddedtest.ClickHouse(t))
 	c := newCluster(t)
 	const each = 1_200
 	var good []event.Event

@@ -54,7 +54,8 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.deadLetters, errs[6] = meter.Int64Counter("mailriver.loader.dead_letters",
 		metric.WithDescription("Records given up, by reason."), metric.WithUnit("{record}"))
 	m.freshness, errs[7] = meter.Float64Histogram("mailriver.loader.freshness",
-		metric.WithDescription("Age of the newest row of a range, from the receipt of its webhook to ClickHouse."), metric.WithUnit("s"),
+		metric.WithDescription("Age of the newest row of a range, from the receipt of its webhook to ClickHouse."),
+		metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 3600))
 	m.held, errs[8] = meter.Int64ObservableGauge("mailriver.loader.buffered",
 		metric.WithDescription("Records held in memory."), metric.WithUnit("{record}"))

@@ -9,16 +9,12 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"log/slog"
 	"net/url"
-	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"mailriver/pkg/clickhouse"
-	"mailriver/pkg/embedded/chdb"
 	"mailriver/pkg/event"
 	"mailriver/pkg/fault"
 	"mailriver/schemas"
@@ -145,46 +141,11 @@ func Migrations(t testing.TB) clickhouse.Migrations {
 	return m
 }
 
-// Server returns the configuration of a ClickHouse for the test, to be given to
-// [Open] or [Empty]: the server at
-// MAILRIVER_CLICKHOUSE_URL, or else the embedded engine with a data directory of
-// its own. Without either the test is skipped, or fails when MAILRIVER_REQUIRE
-// names clickhouse. The test's TestMain must call chdb.RunChildIfAsked.
-func Server(t testing.TB) clickhouse.Config {
+// Empty returns the configuration of a database that does not exist, on the
+// server at a URL. What the test makes of it is dropped, unless the test fails.
+func Empty(t testing.TB, server string) clickhouse.Config {
 	t.Helper()
-	config := clickhouse.DefaultConfig()
-	if server := os.Getenv("MAILRIVER_CLICKHOUSE_URL"); server != "" {
-		config.URL = server
-		return config
-	}
-	library, err := chdb.FindLibrary(os.Getenv("MAILRIVER_CHDB_LIBRARY"), "../..", "../../..")
-	if err != nil {
-		if strings.Contains(os.Getenv("MAILRIVER_REQUIRE"), "clickhouse") {
-			t.Fatalf("MAILRIVER_REQUIRE names clickhouse: MAILRIVER_CLICKHOUSE_URL is not set and %v", err)
-		}
-		t.Skipf("MAILRIVER_CLICKHOUSE_URL is not set and %v", err)
-	}
-	engine, err := chdb.Start(context.Background(), chdb.Options{
-		Dir: t.TempDir(), Addr: "127.0.0.1:0", Library: library,
-		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := engine.Close(); err != nil {
-			t.Errorf("stop the engine: %v", err)
-		}
-	})
-	config.URL = "http://" + engine.Addr() + "/" + clickhouse.DefaultDatabase
-	return config
-}
-
-// Empty returns the configuration of a database of the server that does not
-// exist. The test drops what it makes of it, unless it fails.
-func Empty(t testing.TB, server clickhouse.Config) clickhouse.Config {
-	t.Helper()
-	u, err := url.Parse(server.URL)
+	u, err := url.Parse(server)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +155,7 @@ func Empty(t testing.TB, server clickhouse.Config) clickhouse.Config {
 	}
 	name := "mailriver_test_" + hex.EncodeToString(random[:])
 	u.Path = "/" + name
-	config := server
+	config := clickhouse.DefaultConfig()
 	config.URL = u.String()
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -202,7 +163,7 @@ func Empty(t testing.TB, server clickhouse.Config) clickhouse.Config {
 			return
 		}
 		u.Path = "/default" // from within it cannot be dropped
-		outside := server
+		outside := config
 		outside.URL = u.String()
 		client, err := clickhouse.Open(outside, "")
 		if err != nil {
@@ -217,8 +178,9 @@ func Empty(t testing.TB, server clickhouse.Config) clickhouse.Config {
 	return config
 }
 
-// Open returns a migrated database of its own for the test.
-func Open(t testing.TB, server clickhouse.Config) *Database {
+// Open returns a migrated database of its own for the test, on the server at a
+// URL.
+func Open(t testing.TB, server string) *Database {
 	t.Helper()
 	config := Empty(t, server)
 	client, err := clickhouse.Open(config, "")

@@ -16,9 +16,6 @@ import (
 
 func TestMain(m *testing.M) {
 	RunChildIfAsked()
-	if dir := os.Getenv("CHDB_TEST_VICTIM"); dir != "" {
-		victim(dir)
-	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -123,5 +120,3 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
-
-func victim(string) {}

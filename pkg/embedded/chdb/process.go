@@ -28,20 +28,26 @@ type Options struct {
 	Logger    *slog.Logger
 }
 
-// A child has startPatience to become ready. One that dies is started again
-// after a pause that doubles; after maxFailures starts in a row without
-// becoming ready the engine is given up on.
-const (
-	startPatience = 60 * time.Second
-	firstPause    = 100 * time.Millisecond
-	longestPause  = 10 * time.Second
-	maxFailures   = 8
-	stopPatience  = childStop + 5*time.Second
-)
+// patience is how long things may take.
+type patience struct {
+	start    time.Duration // until a child is ready
+	first    time.Duration // pause before a child that died is started again; it doubles
+	longest  time.Duration // no pause is longer
+	failures int           // starts in a row that do not succeed until it is given up on
+	stop     time.Duration // until a child that is to end is killed
+}
+
+func defaultPatience() patience {
+	return patience{
+		start: 60 * time.Second, first: 100 * time.Millisecond, longest: 10 * time.Second,
+		failures: 8, stop: childStop + 5*time.Second,
+	}
+}
 
 // Process is the engine, whichever child it currently runs in.
 type Process struct {
 	opts   Options
+	wait   patience
 	addr   string
 	socket *os.File // shared with every child, so that the port stays ours
 	pid    atomic.Int64
@@ -57,6 +63,10 @@ type Process struct {
 
 // Start runs the engine and returns when it answers.
 func Start(ctx context.Context, opts Options) (*Process, error) {
+	return startProcess(ctx, opts, defaultPatience())
+}
+
+func startProcess(ctx context.Context, opts Options, wait patience) (*Process, error) {
 	if opts.MaxMemory <= 0 {
 		opts.MaxMemory = 2 << 30
 	}
@@ -83,7 +93,7 @@ func Start(ctx context.Context, opts Options) (*Process, error) {
 		return nil, fmt.Errorf("listen on %s: %w", opts.Addr, err)
 	}
 	p := &Process{
-		opts: opts, addr: ln.Addr().String(), socket: socket,
+		opts: opts, wait: wait, addr: ln.Addr().String(), socket: socket,
 		done: make(chan struct{}), stopping: make(chan struct{}),
 	}
 	first := make(chan error, 1)
@@ -136,7 +146,7 @@ func (p *Process) Close() error {
 	select {
 	case <-p.done:
 		return nil
-	case <-time.After(stopPatience):
+	case <-time.After(p.wait.stop):
 	}
 	p.mu.Lock()
 	if p.cmd != nil {
@@ -144,7 +154,7 @@ func (p *Process) Close() error {
 	}
 	p.mu.Unlock()
 	<-p.done
-	return fmt.Errorf("clickhouse engine: not stopped after %s, killed", stopPatience)
+	return fmt.Errorf("clickhouse engine: not stopped after %s, killed", p.wait.stop)
 }
 
 // supervise starts children until Close. It never leaves its thread: the
@@ -154,10 +164,10 @@ func (p *Process) supervise(first chan<- error) {
 	defer close(p.done)
 	defer p.socket.Close()
 
-	failures, pause, started := 0, firstPause, false
+	failures, pause, started := 0, p.wait.first, false
 	for {
 		ready, err := p.runChild(func() {
-			failures, pause = 0, firstPause
+			failures, pause = 0, p.wait.first
 			if !started {
 				started = true
 				first <- nil
@@ -176,7 +186,7 @@ func (p *Process) supervise(first chan<- error) {
 		if !ready {
 			failures++
 		}
-		if failures >= maxFailures {
+		if failures >= p.wait.failures {
 			p.err = fmt.Errorf("clickhouse engine: given up after %d starts: %w", failures, err)
 			return
 		}
@@ -186,7 +196,7 @@ func (p *Process) supervise(first chan<- error) {
 			return
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, longestPause)
+		pause = min(2*pause, p.wait.longest)
 	}
 }
 
@@ -230,7 +240,7 @@ func (p *Process) runChild(onReady func()) (ready bool, err error) {
 	defer p.forget()
 	_, _ = stdin.Write(append(config, '\n')) // a child that does not read it says why below
 
-	_ = says.SetReadDeadline(time.Now().Add(startPatience))
+	_ = says.SetReadDeadline(time.Now().Add(p.wait.start))
 	answer, readErr := bufio.NewReader(says).ReadString('\n')
 	switch answer = strings.TrimSpace(answer); {
 	case answer == "ready":
@@ -240,7 +250,7 @@ func (p *Process) runChild(onReady func()) (ready bool, err error) {
 	case answer != "":
 		err = fmt.Errorf("clickhouse engine: %s", answer)
 	case errors.Is(readErr, os.ErrDeadlineExceeded):
-		err = fmt.Errorf("clickhouse engine: not ready after %s", startPatience)
+		err = fmt.Errorf("clickhouse engine: not ready after %s", p.wait.start)
 		_ = cmd.Process.Kill()
 	default:
 		err = errors.New("clickhouse engine: ended while starting")

@@ -1,0 +1,350 @@
+// Package assembly builds services out of their parts: the one list of what a
+// binary can run, the one configuration, and the order of starting and stopping.
+//
+// It is the only importer of the services. It decides nothing that a service
+// decides, and does not know where the addresses in its configuration came
+// from: embedded or not, the same code runs.
+package assembly
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"mailriver/pkg/esp/all"
+	"mailriver/pkg/eventavro"
+	"mailriver/pkg/httpserver"
+	"mailriver/pkg/kafka"
+	"mailriver/pkg/run"
+	"mailriver/pkg/telemetry"
+	"mailriver/schemas"
+	"mailriver/services/loader"
+	"mailriver/services/normalizer"
+	"mailriver/services/receiver"
+)
+
+// Needs says what a service cannot start without.
+type Needs struct{ Kafka, Registry, ClickHouse bool }
+
+// Service is one entry of the list.
+type Service struct {
+	Name  string
+	About string
+	Needs Needs
+	// Build makes the parts of the service; nothing runs yet.
+	Build func(ctx context.Context, p *Process) (Part, error)
+}
+
+// Part is a built service.
+type Part struct {
+	Run    []run.Service
+	Checks []httpserver.Check
+	// Close is called after everything stopped.
+	Close func() error
+}
+
+// Services lists what a process can run, in the order of an event's life.
+func Services() []Service {
+	return []Service{
+		{"receiver", "verify webhooks and write them to Kafka", Needs{Kafka: true}, buildReceiver},
+		{"normalizer", "turn raw webhooks into canonical events", Needs{Kafka: true, Registry: true}, buildNormalizer},
+		{"loader", "load canonical events into ClickHouse", Needs{Kafka: true, Registry: true, ClickHouse: true}, buildLoader},
+	}
+}
+
+// Process is what the services of one process share.
+type Process struct {
+	Config    Config
+	Version   string
+	Telemetry *telemetry.Telemetry
+	Clients   *kafka.Clients
+}
+
+// Open makes the shared parts. Nothing connects. Logs go to w.
+func Open(ctx context.Context, cfg Config, name, version string, w io.Writer) (*Process, error) {
+	tel, err := telemetry.Open(ctx, cfg.Telemetry, telemetry.Process{
+		Service: "mailriver-" + name, Version: version, Instance: cfg.instance(),
+	}, w)
+	if err != nil {
+		return nil, fmt.Errorf("telemetry: %w", err)
+	}
+	password, err := resolve(cfg.Kafka.SASL.Password)
+	if err != nil {
+		return nil, fmt.Errorf("kafka.sasl.password: %w", err)
+	}
+	clients, err := kafka.NewClients(cfg.Kafka, kafka.Deps{
+		ClientID: "mailriver-" + name, Password: password, Logger: tel.Logger,
+		Meter: tel.Meter, Tracer: tel.Tracer, Propagator: tel.Propagator,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Process{Config: cfg, Version: version, Telemetry: tel, Clients: clients}, nil
+}
+
+// Close sends what telemetry still holds.
+func (p *Process) Close(ctx context.Context) error { return p.Telemetry.Shutdown(ctx) }
+
+func (p *Process) logger(service string) *slog.Logger {
+	return p.Telemetry.Logger.With("part", service)
+}
+
+// groupDrain bounds how long services may take to stop. It is longer than any
+// service's own bound.
+const groupDrain = 70 * time.Second
+
+// Run runs the named services until ctx ends or one of them fails. It refuses
+// to start while setup is pending. Started, if set, is called when everything
+// runs and all is ready for the first time.
+func (p *Process) Run(ctx context.Context, names []string, started func()) (err error) {
+	chosen, err := choose(names)
+	if err != nil {
+		return err
+	}
+	var needs Needs
+	for _, s := range chosen {
+		needs.Kafka = needs.Kafka || s.Needs.Kafka
+		needs.Registry = needs.Registry || s.Needs.Registry
+		needs.ClickHouse = needs.ClickHouse || s.Needs.ClickHouse
+	}
+	if err := p.waitForSetup(ctx, needs); err != nil {
+		return err
+	}
+
+	var parts []run.Service
+	var checks []httpserver.Check
+	for _, s := range chosen {
+		part, err := s.Build(ctx, p)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.Name, err)
+		}
+		if part.Close != nil {
+			defer func() { err = errors.Join(err, part.Close()) }()
+		}
+		parts = append(parts, part.Run...)
+		checks = append(checks, part.Checks...)
+	}
+	health := httpserver.NewHealth(checks...)
+	log := p.logger("process")
+	admin := httpserver.New(p.Config.Admin, health.Admin(p.Telemetry.Metrics), log)
+	if err := admin.Listen(ctx); err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+
+	// Services get a context that ends later than ctx: first /readyz says no,
+	// so that no new work is sent here.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	context.AfterFunc(ctx, func() {
+		health.Drain()
+		log.Info("stopping", "drain_delay", p.Config.DrainDelay.String())
+		time.AfterFunc(p.Config.DrainDelay, stop)
+	})
+	parts = append(parts, run.Service{Name: "admin", Run: admin.Run})
+	if started != nil {
+		go awaitReady(work, checks, started)
+	}
+	log.Info("started", "services", strings.Join(names, ","), "version", p.Version)
+	err = run.Group(work, groupDrain, parts...)
+	log.Info("stopped", "err", err)
+	return err
+}
+
+// awaitReady calls started when every check passes.
+func awaitReady(ctx context.Context, checks []httpserver.Check, started func()) {
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		ready := true
+		for _, check := range checks {
+			ready = ready && (check.Optional || check.Ask(ctx) == nil)
+		}
+		if ready {
+			started()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// ErrPending is returned while setup has work to do.
+var ErrPending = errors.New("setup is pending")
+
+// waitForSetup refuses to start while setup is pending, and waits for what does
+// not answer: after a power failure everything starts at once.
+func (p *Process) waitForSetup(ctx context.Context, needs Needs) error {
+	log := p.logger("process")
+	for wait := time.Second; ; wait = min(2*wait, 15*time.Second) {
+		attempt, cancel := context.WithTimeout(ctx, 15*time.Second)
+		pending, err := Pending(attempt, p, needs)
+		cancel()
+		if err == nil && len(pending) > 0 {
+			return fmt.Errorf("%w: run `mailriver setup` first; it would make: %s", ErrPending, strings.Join(pending, ", "))
+		}
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted while waiting for a dependency: %w", err)
+		}
+		log.Warn("waiting for a dependency", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+func choose(names []string) ([]Service, error) {
+	list := Services()
+	var chosen []Service
+	for _, name := range names {
+		at := slices.IndexFunc(list, func(s Service) bool { return s.Name == name })
+		if at < 0 {
+			return nil, fmt.Errorf("no service is called %q: there are %s", name, strings.Join(ServiceNames(), ", "))
+		}
+		if slices.ContainsFunc(chosen, func(s Service) bool { return s.Name == name }) {
+			return nil, fmt.Errorf("service %s is named twice", name)
+		}
+		chosen = append(chosen, list[at])
+	}
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("no service is named: there are %s", strings.Join(ServiceNames(), ", "))
+	}
+	return chosen, nil
+}
+
+// CheckNames reports a name that is no service, or one named twice.
+func CheckNames(names []string) error {
+	_, err := choose(names)
+	return err
+}
+
+// ServiceNames returns the names of [Services].
+func ServiceNames() []string {
+	var names []string
+	for _, s := range Services() {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func buildReceiver(ctx context.Context, p *Process) (Part, error) {
+	producer, err := p.Clients.Producer(
+		kgo.ProducerLinger(time.Millisecond),
+		kgo.MaxBufferedBytes(int(p.Config.Receiver.MaxInFlightBytes)),
+		// The request was answered long before: what is not written by then
+		// only holds memory, and its provider sends it again.
+		kgo.RecordDeliveryTimeout(30*time.Second),
+	)
+	if err != nil {
+		return Part{}, err
+	}
+	log := p.logger("receiver")
+	service, err := receiver.New(p.Config.Receiver, p.Config.Sources, receiver.Deps{
+		Surroundings: surroundings(), Producer: producer, Topic: p.Config.Kafka.Topics().Raw,
+		Meter:  p.Telemetry.Meter.Meter("mailriver/services/receiver"),
+		Tracer: p.Telemetry.Tracer.Tracer("mailriver/services/receiver"), Propagator: p.Telemetry.Propagator,
+		Logger: log,
+	})
+	if err != nil {
+		producer.Close()
+		return Part{}, err
+	}
+	engine := httpserver.NewEngine(log)
+	service.Routes(engine)
+	server := httpserver.New(p.Config.Receiver.HTTP, engine, log)
+	if err := server.Listen(ctx); err != nil {
+		producer.Close()
+		return Part{}, err
+	}
+	return Part{
+		Run: []run.Service{
+			{Name: "receiver", Run: service.Run},
+			{Name: "receiver http", Run: server.Run},
+		},
+		Checks: []httpserver.Check{
+			{Name: "receiver", Ask: service.Ready},
+			{Name: "receiver kafka", Ask: producer.Ping},
+			{Name: "receiver secrets", Ask: service.Degraded, Optional: true},
+		},
+		Close: func() error { producer.Close(); return nil },
+	}, nil
+}
+
+func buildNormalizer(ctx context.Context, p *Process) (Part, error) {
+	topics := p.Config.Kafka.Topics()
+	registry, err := eventavro.Open(p.Config.Registry)
+	if err != nil {
+		return Part{}, err
+	}
+	id, err := eventavro.Lookup(ctx, registry, topics.Events)
+	if err != nil {
+		return Part{}, err
+	}
+	encoder, err := eventavro.NewEncoder(schemas.EmailEventV1, id)
+	if err != nil {
+		return Part{}, err
+	}
+	cfg := p.Config.Normalizer
+	transactionalID := cfg.TransactionalID
+	if transactionalID == "" {
+		transactionalID = "mailriver.normalizer." + p.Config.instance()
+	}
+	service, err := normalizer.New(cfg, normalizer.Deps{
+		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
+			return p.Clients.Session(cfg.Group, transactionalID, []string{topics.Raw}, opts...)
+		},
+		Reader: p.Clients.Reader, Admin: p.Clients.Admin,
+		Encoder: encoder, Providers: all.Providers(), Topics: topics, Dir: p.Config.dir("normalizer"), Version: p.Version,
+		Meter: p.Telemetry.Meter.Meter("mailriver/services/normalizer"), Logger: p.logger("normalizer"), Now: time.Now,
+	})
+	if err != nil {
+		return Part{}, err
+	}
+	return Part{
+		Run:    []run.Service{{Name: "normalizer", Run: service.Run}},
+		Checks: []httpserver.Check{{Name: "normalizer", Ask: service.Ready}},
+	}, nil
+}
+
+func buildLoader(_ context.Context, p *Process) (Part, error) {
+	topics := p.Config.Kafka.Topics()
+	registry, err := eventavro.Open(p.Config.Registry)
+	if err != nil {
+		return Part{}, err
+	}
+	client, _, err := p.clickHouse()
+	if err != nil {
+		return Part{}, err
+	}
+	producer, err := p.Clients.Producer()
+	if err != nil {
+		return Part{}, errors.Join(err, client.Close())
+	}
+	closeAll := func() error { producer.Close(); return client.Close() }
+	service, err := loader.New(p.Config.Loader, loader.Deps{
+		NewClient: p.Clients.Group, Topic: topics.Events, Sink: client, Decoder: eventavro.NewDecoder(registry),
+		Parker: kafka.Parker{Client: producer, Topic: topics.Dead, Stage: "loader"},
+		Meter:  p.Telemetry.Meter.Meter("mailriver/services/loader"), Logger: p.logger("loader"), Now: time.Now,
+	})
+	if err != nil {
+		return Part{}, errors.Join(err, closeAll())
+	}
+	return Part{
+		Run:    []run.Service{{Name: "loader", Run: service.Run}},
+		Checks: []httpserver.Check{{Name: "loader", Ask: service.Ready}},
+		Close:  closeAll,
+	}, nil
+}

@@ -1,0 +1,145 @@
+package assembly
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"mailriver/pkg/clickhouse"
+	"mailriver/pkg/config"
+	"mailriver/pkg/esp/all"
+	"mailriver/pkg/eventavro"
+	"mailriver/pkg/httpserver"
+	"mailriver/pkg/kafka"
+	"mailriver/pkg/telemetry"
+	"mailriver/services/loader"
+	"mailriver/services/normalizer"
+	"mailriver/services/receiver"
+)
+
+// DefaultFile is read when no configuration file is named, if it exists.
+const DefaultFile = "mailriver.yaml"
+
+// Config is the whole configuration: one file for every service.
+type Config struct {
+	// Instance names this process among those of the same service. Empty is
+	// the host name. It must be unique among live ones, and should be the same
+	// after a restart.
+	Instance string `yaml:"instance"`
+	// DataDir holds caches that can be deleted.
+	DataDir string `yaml:"data_dir"`
+	// DrainDelay is how long /readyz says no before a service stops, so that a
+	// load balancer sends no more.
+	DrainDelay time.Duration `yaml:"drain_delay"`
+
+	Kafka      kafka.Config      `yaml:"kafka"`
+	Registry   eventavro.Config  `yaml:"registry"`
+	ClickHouse clickhouse.Config `yaml:"clickhouse"`
+	Telemetry  telemetry.Config  `yaml:"telemetry"`
+	Admin      httpserver.Config `yaml:"admin"` // /metrics, /livez, /readyz
+
+	Sources    []receiver.Source `yaml:"sources"`
+	Receiver   receiver.Config   `yaml:"receiver"`
+	Normalizer normalizer.Config `yaml:"normalizer"`
+	Loader     loader.Config     `yaml:"loader"`
+}
+
+// DefaultConfig returns a configuration that is valid as it stands.
+func DefaultConfig() Config {
+	return Config{
+		DataDir:    "data",
+		DrainDelay: 0,
+		Kafka:      kafka.DefaultConfig(),
+		Registry:   eventavro.DefaultConfig(),
+		ClickHouse: clickhouse.DefaultConfig(),
+		Telemetry:  telemetry.DefaultConfig(),
+		Admin:      httpserver.DefaultConfig(":9464"),
+		Receiver:   receiver.DefaultConfig(),
+		Normalizer: normalizer.DefaultConfig(),
+		Loader:     loader.DefaultConfig(),
+	}
+}
+
+// ErrConfig is what every error of a configuration is.
+var ErrConfig = errors.New("configuration")
+
+// Load reads the file (or [DefaultFile], when path is empty and it exists) and
+// the environment over the defaults, and reports every mistake in one error.
+func Load(path string, environ []string) (Config, error) {
+	cfg := DefaultConfig()
+	if path == "" {
+		if _, err := os.Stat(DefaultFile); err == nil {
+			path = DefaultFile
+		}
+	}
+	if err := config.Load(&cfg, path, environ); err != nil {
+		return cfg, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if err := cfg.Validate(); err != nil {
+		return cfg, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return cfg, nil
+}
+
+// Validate reports everything that is wrong, with the key of each.
+func (c Config) Validate() error {
+	var problems config.Problems
+	problems.Must(c.DataDir != "", "data_dir: is required")
+	problems.Must(c.DrainDelay >= 0, "drain_delay: is %s, must not be negative", c.DrainDelay)
+	for _, section := range []struct {
+		name string
+		err  error
+	}{
+		{"kafka", c.Kafka.Validate()},
+		{"registry", c.Registry.Validate()},
+		{"clickhouse", c.ClickHouse.Validate()},
+		{"telemetry", c.Telemetry.Validate()},
+		{"admin", c.Admin.Validate()},
+		{"receiver", c.Receiver.Validate()},
+		{"normalizer", c.Normalizer.Validate()},
+		{"loader", c.Loader.Validate()},
+	} {
+		problems.Add(config.Prefix(section.name+".", section.err))
+	}
+	problems.Add(receiver.CheckSources(c.Receiver, c.Sources, surroundings()))
+	for _, secret := range []struct {
+		key   string
+		value config.Secret
+	}{
+		{"kafka.sasl.password", c.Kafka.SASL.Password},
+		{"clickhouse.password", c.ClickHouse.Password},
+	} {
+		if _, err := resolve(secret.value); err != nil {
+			problems.Add(config.Prefix(secret.key+": ", err))
+		}
+	}
+	return problems.Err()
+}
+
+func surroundings() receiver.Surroundings {
+	return receiver.Surroundings{Providers: all.Providers(), LookupEnv: os.LookupEnv, ReadFile: os.ReadFile, Now: time.Now}
+}
+
+// resolve reads a secret; an unset one is empty.
+func resolve(secret config.Secret) (string, error) {
+	if secret.IsZero() {
+		return "", nil
+	}
+	return secret.Resolve(os.LookupEnv, os.ReadFile)
+}
+
+// instance is the configured name, else that of the host.
+func (c Config) instance() string {
+	if c.Instance != "" {
+		return c.Instance
+	}
+	if host, err := os.Hostname(); err == nil {
+		return host
+	}
+	return "mailriver"
+}
+
+// dir is the folder of a service's caches.
+func (c Config) dir(service string) string { return filepath.Join(c.DataDir, service, c.instance()) }

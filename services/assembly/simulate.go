@@ -1,0 +1,82 @@
+package assembly
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"mailriver/pkg/config"
+	"mailriver/pkg/simulate"
+)
+
+// SimulatedSources returns what the simulator needs to post to the configured
+// sources: their own keys where those sign, and the private halves of keys
+// where the configuration holds public ones. The base is the URL of the
+// receiver. Sources of providers that cannot be simulated are left out; only,
+// if not empty, names those that are wanted.
+func SimulatedSources(cfg Config, keys simulate.Keys, base string, only []string) ([]simulate.Source, error) {
+	base = strings.TrimSuffix(base, "/")
+	var sources []simulate.Source
+	var problems config.Problems
+	for _, s := range cfg.Sources {
+		if len(only) > 0 && !slices.Contains(only, s.Name) {
+			continue
+		}
+		if !slices.Contains(simulate.Providers(), s.Provider) {
+			problems.Must(len(only) == 0, "source %s: %s cannot be simulated", s.Name, s.Provider)
+			continue
+		}
+		out := simulate.Source{Name: s.Name, Provider: s.Provider, Endpoint: base + "/webhooks/" + s.Name, PublicURL: s.URL}
+		var secrets []string
+		for i, secret := range s.Keys {
+			text, err := resolve(secret)
+			problems.Add(config.Prefix(fmt.Sprintf("source %s: keys[%d]: ", s.Name, i), err))
+			secrets = append(secrets, text)
+		}
+		if len(s.BasicAuth) > 0 {
+			text, err := resolve(s.BasicAuth[0])
+			problems.Add(config.Prefix(fmt.Sprintf("source %s: basic_auth[0]: ", s.Name), err))
+			out.BasicAuth = text
+		}
+		switch s.Provider {
+		case "sendgrid":
+			problems.Must(slices.Contains(secrets, keys.SendgridPublic),
+				"source %s: keys: none is the public half of the simulator's key in %s", s.Name, keys.Dir)
+			out.PrivateKeyPEM = keys.SendgridKeyPEM
+		case "ses":
+			if len(s.CertHosts) == 0 || len(s.TopicARNs) == 0 {
+				problems.Add(fmt.Errorf("source %s: cert_hosts and topic_arns: are required, the simulator cannot sign as AWS", s.Name))
+				break
+			}
+			out.PrivateKeyPEM = keys.SNSKeyPEM
+			out.TopicARN = s.TopicARNs[0]
+			out.CertURL = "https://" + s.CertHosts[0] + keys.CertPath()
+		default:
+			out.Keys = secrets
+		}
+		sources = append(sources, out)
+	}
+	for _, name := range only {
+		problems.Must(slices.ContainsFunc(sources, func(s simulate.Source) bool { return s.Name == name }),
+			"source %s: is not in the configuration", name)
+	}
+	if err := problems.Err(); err != nil {
+		return nil, err
+	}
+	if len(sources) == 0 {
+		return nil, errors.New("the configuration has no source that can be simulated")
+	}
+	return sources, nil
+}
+
+// CertHost returns where the simulated sources expect SNS certificates, or "".
+func CertHost(sources []simulate.Source) string {
+	for _, s := range sources {
+		if rest, ok := strings.CutPrefix(s.CertURL, "https://"); ok {
+			host, _, _ := strings.Cut(rest, "/")
+			return host
+		}
+	}
+	return ""
+}

@@ -14,13 +14,14 @@ import (
 	"mailriver/pkg/embedded/chdb"
 )
 
-// Options say where things are. Each address is host:port; port 0 takes a free
-// port.
+// Options say where things are. Each address is host:port of an interface that
+// clients can name, because a broker tells them where it is; port 0 takes a
+// free port. Nothing asks for a password, so it should be a loopback address.
 type Options struct {
 	DataDir        string // created if missing
-	KafkaAddr      string // default 127.0.0.1:9092
-	RegistryAddr   string // default 127.0.0.1:8081
-	ClickHouseAddr string // default 127.0.0.1:8123
+	KafkaAddr      string
+	RegistryAddr   string
+	ClickHouseAddr string
 	Library        string // path of libchdb; empty looks for it, see FindLibrary
 	Logger         *slog.Logger
 }
@@ -111,6 +112,9 @@ func (e *Env) start(ctx context.Context, opts Options, library string) error {
 	e.started(registry.close)
 	e.RegistryURL = "http://" + registry.addr
 
+	if err := checkAddr(opts.ClickHouseAddr); err != nil {
+		return fmt.Errorf("embedded clickhouse: %w", err)
+	}
 	e.engine, err = chdb.Start(ctx, chdb.Options{
 		Dir:     filepath.Join(opts.DataDir, "clickhouse"),
 		Addr:    opts.ClickHouseAddr,
@@ -173,16 +177,22 @@ func (e *Env) Close() error {
 	return e.closed
 }
 
-// listen opens an address that clients can connect to as it is: a broker tells
-// it to them.
+// listen opens an address that clients can connect to as it is.
 func listen(ctx context.Context, addr string) (net.Listener, error) {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, fmt.Errorf("address %q: %w", addr, err)
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		return nil, fmt.Errorf("address %q: must name the host that clients connect to, such as 127.0.0.1", addr)
+	if err := checkAddr(addr); err != nil {
+		return nil, err
 	}
 	var lc net.ListenConfig
 	return lc.Listen(ctx, "tcp", addr)
+}
+
+func checkAddr(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("address %q: %w", addr, err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return fmt.Errorf("address %q: must name the host that clients connect to, such as 127.0.0.1", addr)
+	}
+	return nil
 }

@@ -13,6 +13,8 @@
 // sessions, external tables and multipart bodies are refused with an
 // exception, INTO OUTFILE and FROM INFILE too. Requests of web pages from
 // other origins are refused, because a browser would otherwise be a client.
+// As on a server, GET only reads. Each request is a session of its own, with
+// the settings of its URL; KILL QUERY needs ASYNC, with SYNC it does not end.
 //
 // Memory: a query may use [Options].MaxMemory unless it sets max_memory_usage
 // itself, and all of them together half of the machine. The data of an INSERT

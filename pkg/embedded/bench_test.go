@@ -15,7 +15,7 @@ func BenchmarkProduce(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer k.close()
+	defer func() { _ = k.close() }()
 	if err := tryCreateTopic(b.Context(), k.addrs(), 6); err != nil {
 		b.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func BenchmarkTransaction(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer k.close()
+	defer func() { _ = k.close() }()
 	if err := tryCreateTopic(b.Context(), k.addrs(), 6); err != nil {
 		b.Fatal(err)
 	}

@@ -154,7 +154,7 @@ func TestStartErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
+	defer func() { _ = taken.Close() }()
 	tests := []struct {
 		name   string
 		change func(*Options)

@@ -92,7 +92,7 @@ func (k *kafka) close() error {
 }
 
 // stage sees the offsets of a transaction on their way to the broker.
-func (k *kafka) stage(req kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // the broker's signature
+func (k *kafka) stage(req kmsg.Request) (kmsg.Response, error, bool) {
 	if r, ok := req.(*kmsg.TxnOffsetCommitRequest); ok {
 		k.store.stage(r)
 	}
@@ -101,7 +101,7 @@ func (k *kafka) stage(req kmsg.Request) (kmsg.Response, error, bool) { //nolint:
 
 // decide writes down what becomes of a transaction before the broker begins
 // with it. If that fails, the client loses its connection and asks again.
-func (k *kafka) decide(req kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // the broker's signature
+func (k *kafka) decide(req kmsg.Request) (kmsg.Response, error, bool) {
 	k.cluster.KeepControl()
 	if r, ok := req.(*kmsg.EndTxnRequest); ok {
 		if err := k.store.decide(r); err != nil {
@@ -112,7 +112,7 @@ func (k *kafka) decide(req kmsg.Request) (kmsg.Response, error, bool) { //nolint
 	return nil, nil, false
 }
 
-func (k *kafka) refuseDeleteRecords(req kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // the broker's signature
+func (k *kafka) refuseDeleteRecords(req kmsg.Request) (kmsg.Response, error, bool) {
 	k.cluster.KeepControl()
 	r, ok := req.(*kmsg.DeleteRecordsRequest)
 	if !ok {

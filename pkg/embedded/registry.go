@@ -25,6 +25,7 @@ import (
 type registry struct {
 	addr   string
 	failed chan error // one error when it stops serving by itself
+	base   context.Context // bounds a stop, and outlives the start
 
 	file   string
 	fake   *srfake.Registry
@@ -61,6 +62,7 @@ func startRegistry(ctx context.Context, dir, addr string) (*registry, error) {
 		file:   filepath.Join(dir, "registry.json"),
 		fake:   srfake.NewRegistry(),
 		failed: make(chan error, 1),
+		base:   context.WithoutCancel(ctx),
 		state:  registryState{Version: registryVersion, Levels: make(map[string]sr.CompatibilityLevel)},
 	}
 	if err := r.load(); err != nil {
@@ -84,7 +86,7 @@ func (r *registry) serve(ln net.Listener) {
 }
 
 func (r *registry) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(r.base, 5*time.Second)
 	defer cancel()
 	err := r.server.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -103,7 +103,7 @@ func TestDriver(t *testing.T) {
 			if err != nil {
 				t.Fatalf("Query() = %v, want nil", err)
 			}
-			defer got.Close()
+			defer func() { _ = got.Close() }()
 			i := 0
 			for ; got.Next(); i++ {
 				var (
@@ -138,7 +138,7 @@ func TestDriver(t *testing.T) {
 			if err != nil {
 				t.Fatalf("Query(*) = %v, want nil", err)
 			}
-			defer all.Close()
+			defer func() { _ = all.Close() }()
 			for all.Next() {
 				n++
 			}

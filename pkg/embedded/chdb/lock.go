@@ -24,6 +24,8 @@ func Lock(path string, patience time.Duration) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	deadline := time.Now().Add(patience)
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
 	for {
 		err = tryLock(f)
 		if err == nil {
@@ -37,7 +39,7 @@ func Lock(path string, patience time.Duration) (unlock func(), err error) {
 			}
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		time.Sleep(50 * time.Millisecond)
+		<-poll.C
 	}
 	// The number is for people who read the error; the lock does not need it.
 	_ = f.Truncate(0)

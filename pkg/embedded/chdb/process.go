@@ -83,7 +83,7 @@ func startProcess(ctx context.Context, opts Options, wait patience) (*Process, e
 	if err != nil {
 		return nil, err
 	}
-	defer ln.Close()
+	defer func() { _ = ln.Close() }()
 	tcp, ok := ln.(*net.TCPListener)
 	if !ok {
 		return nil, fmt.Errorf("listen on %s: not TCP", opts.Addr)
@@ -162,7 +162,7 @@ func (p *Process) Close() error {
 func (p *Process) supervise(first chan<- error) {
 	runtime.LockOSThread()
 	defer close(p.done)
-	defer p.socket.Close()
+	defer func() { _ = p.socket.Close() }()
 
 	failures, pause, started := 0, p.wait.first, false
 	for {
@@ -217,7 +217,7 @@ func (p *Process) runChild(onReady func()) (ready bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer says.Close()
+	defer func() { _ = says.Close() }()
 
 	cmd := exec.Command(exe, childArgument) //nolint:noctx // ended by the end of its stdin, in Close
 	cmd.Dir = p.opts.Dir

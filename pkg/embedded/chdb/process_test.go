@@ -127,7 +127,7 @@ func TestGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatalf("startProcess() = %v, want nil", err)
 	}
-	defer p.Close()
+	defer func() { _ = p.Close() }()
 	if err := p.Err(); err != nil {
 		t.Errorf("Err() while it runs = %v, want nil", err)
 	}
@@ -186,8 +186,10 @@ func TestSQL(t *testing.T) {
 		must(t, p, sql)
 	}
 	tests := []struct{ sql, want string }{
-		{"SELECT event_type, metadata['a'], smtp_code, occurred_at FROM mailriver.events FINAL ORDER BY event_id",
-			"delivered\tc\t250\t2026-01-02 03:04:05.678901"}, // and the TTL took the other
+		{
+			"SELECT event_type, metadata['a'], smtp_code, occurred_at FROM mailriver.events FINAL ORDER BY event_id",
+			"delivered\tc\t250\t2026-01-02 03:04:05.678901",
+		}, // and the TTL took the other
 		{"SELECT event_type FROM mailriver.events_new FINAL", "delivered"},
 		{"SELECT DISTINCT engine FROM system.tables WHERE database = 'mailriver'", "ReplacingMergeTree"},
 	}
@@ -228,7 +230,7 @@ func TestExactlyOnce(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		batch, err := conn.PrepareBatch(ctx, "INSERT INTO events")
 		if err != nil {
 			return err

@@ -207,8 +207,8 @@ func (s *server) insert(c *conn, req *request, out *answer) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	defer func() { _ = os.Remove(f.Name()) }()
+	defer func() { _ = f.Close() }()
 	n, err := io.Copy(f, io.LimitReader(req.data, maxInsert+1))
 	switch {
 	case err != nil:
@@ -244,8 +244,8 @@ func (s *server) answer(c *conn, req *request, out *answer) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(path)
-	defer r.Close() // an engine that still writes then fails, and ends
+	defer func() { _ = os.Remove(path) }()
+	defer func() { _ = r.Close() }() // an engine that still writes then fails, and ends
 
 	type outcome struct {
 		summary summary
@@ -253,7 +253,7 @@ func (s *server) answer(c *conn, req *request, out *answer) error {
 	}
 	ended := make(chan outcome, 1)
 	go func() {
-		defer w.Close() // the last writer: what is in the pipe is all
+		defer func() { _ = w.Close() }() // the last writer: what is in the pipe is all
 		sql := fmt.Sprintf("%s\nINTO OUTFILE %s APPEND COMPRESSION 'none' FORMAT %s %s",
 			req.query, literal(path), req.format, req.rest)
 		result, err := c.query(sql, req.format)

@@ -24,7 +24,7 @@ import (
 // is answered, and nobody sees a schema that is not in it.
 type registry struct {
 	addr   string
-	failed chan error // one error when it stops serving by itself
+	failed chan error      // one error when it stops serving by itself
 	base   context.Context // bounds a stop, and outlives the start
 
 	file   string

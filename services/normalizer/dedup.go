@@ -265,34 +265,34 @@ func (d *dedup) reach(ctx context.Context, partition int32, target int64) error 
 
 // filter takes out the events that were published already, in the store or
 // earlier in this batch. It returns the marks of those that stay.
-func (d *dedup) filter(batch []*kgo.Record, results []made) (kept []mark, records []*kgo.Record, err error) {
+func (d *dedup) filter(batch []*kgo.Record, results []Made) (kept []mark, records []*kgo.Record, err error) {
 	seen := map[event.ID]bool{}
 	for i := range results {
 		r := &results[i]
-		events := r.events[:0]
-		for _, c := range r.events {
-			duplicate := seen[c.id]
+		events := r.Events[:0]
+		for _, c := range r.Events {
+			duplicate := seen[c.Event.ID]
 			if !duplicate {
-				if duplicate, err = d.marks.has(c.id, r.receivedAt, d.window); err != nil {
+				if duplicate, err = d.marks.has(c.Event.ID, r.ReceivedAt, d.window); err != nil {
 					return nil, nil, err
 				}
 			}
 			if duplicate {
-				r.duplicates++
+				r.Duplicates++
 				continue
 			}
-			seen[c.id] = true
+			seen[c.Event.ID] = true
 			events = append(events, c)
-			kept = append(kept, mark{c.id, r.receivedAt})
+			kept = append(kept, mark{c.Event.ID, r.ReceivedAt})
 			records = append(records, &kgo.Record{
 				Topic:     d.topic,
 				Partition: batch[i].Partition,
-				Key:       []byte(c.id.String()),
+				Key:       []byte(c.Event.ID.String()),
 				Value:     []byte{}, // not null: compaction would take it for a deletion
-				Timestamp: r.receivedAt,
+				Timestamp: r.ReceivedAt,
 			})
 		}
-		r.events = events
+		r.Events = events
 	}
 	return kept, records, nil
 }

@@ -51,27 +51,27 @@ func (m *metrics) transaction(ctx context.Context, committed bool, took time.Dur
 }
 
 // published counts a committed batch.
-func (m *metrics) published(ctx context.Context, results []made, now time.Time) {
+func (m *metrics) published(ctx context.Context, results []Made, now time.Time) {
 	type label struct{ provider, word string }
 	events, letters := map[label]int64{}, map[label]int64{}
 	requests, duplicates := map[string]int64{}, map[string]int64{}
 	var oldest time.Time
 	for i := range results {
 		r := &results[i]
-		requests[r.provider]++
-		duplicates[r.provider] += r.duplicates
-		for _, c := range r.events {
-			events[label{r.provider, string(c.typ)}]++
+		requests[r.Provider]++
+		duplicates[r.Provider] += r.Duplicates
+		for _, c := range r.Events {
+			events[label{r.Provider, string(c.Event.Type)}]++
 		}
-		for _, letter := range r.letters {
+		for _, letter := range r.Letters {
 			for _, h := range letter.Headers {
 				if h.Key == kafka.HeaderReason {
-					letters[label{r.provider, string(h.Value)}]++
+					letters[label{r.Provider, string(h.Value)}]++
 				}
 			}
 		}
-		if !r.receivedAt.IsZero() && (oldest.IsZero() || r.receivedAt.Before(oldest)) {
-			oldest = r.receivedAt
+		if !r.ReceivedAt.IsZero() && (oldest.IsZero() || r.ReceivedAt.Before(oldest)) {
+			oldest = r.ReceivedAt
 		}
 	}
 	for provider, n := range requests {

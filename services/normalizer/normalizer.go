@@ -56,7 +56,7 @@ type Deps struct {
 type Service struct {
 	cfg         Config
 	deps        Deps
-	transformer *transformer
+	transformer *Transformer
 	metrics     *metrics
 	dedup       *dedup
 	client      atomic.Pointer[kgo.Client]
@@ -75,16 +75,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("normalizer: %w", err)
 	}
-	t := &transformer{
-		providers: map[string]esp.Provider{},
-		encoder:   deps.Encoder,
-		topics:    deps.Topics,
-		version:   deps.Version,
-		now:       deps.Now,
-	}
-	for _, p := range deps.Providers {
-		t.providers[p.Name] = p
-	}
+	t := NewTransformer(deps.Providers, deps.Encoder, deps.Topics, deps.Version, deps.Now)
 	d := &dedup{
 		window: cfg.DedupWindow, retryWait: cfg.RetryWait, topic: deps.Topics.Dedup, open: deps.Reader, admin: deps.Admin,
 		log: deps.Logger, now: deps.Now,
@@ -161,10 +152,10 @@ func (s *Service) handle(ctx context.Context, batch []*kgo.Record) (kafka.Outcom
 	}
 	out := kafka.Outcome{Records: records}
 	for i := range results {
-		for _, c := range results[i].events {
-			out.Records = append(out.Records, c.record)
+		for _, c := range results[i].Events {
+			out.Records = append(out.Records, c.Record)
 		}
-		out.Records = append(out.Records, results[i].letters...)
+		out.Records = append(out.Records, results[i].Letters...)
 	}
 	out.Done = func(committed bool) {
 		if !committed {
@@ -183,8 +174,8 @@ func (s *Service) handle(ctx context.Context, batch []*kgo.Record) (kafka.Outcom
 
 // transformAll works on all processors. The results stand in the order of the
 // input, so that the events of a recipient keep theirs.
-func (s *Service) transformAll(batch []*kgo.Record) []made {
-	results := make([]made, len(batch))
+func (s *Service) transformAll(batch []*kgo.Record) []Made {
+	results := make([]Made, len(batch))
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(batch)) {
@@ -194,7 +185,7 @@ func (s *Service) transformAll(batch []*kgo.Record) []made {
 				if i >= len(batch) {
 					return
 				}
-				results[i] = s.transformer.transform(batch[i])
+				results[i] = s.transformer.Transform(batch[i])
 			}
 		})
 	}

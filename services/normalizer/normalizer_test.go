@@ -211,12 +211,8 @@ func TestNormalizer_oneBadRecordHarmsNoNeighbor(t *testing.T) {
 			t.Errorf("dead letter %q has reason %q, want %q", value, got[value], reason)
 		}
 	}
-	if n := sum(t, reader, "mailriver.normalizer.dead_letters"); n != 5 {
-		t.Errorf("mailriver.normalizer.dead_letters = %d, want 5", n)
-	}
-	if n := sum(t, reader, "mailriver.normalizer.events"); n != 3 {
-		t.Errorf("mailriver.normalizer.events = %d, want 3", n)
-	}
+	awaitSum(t, reader, "mailriver.normalizer.dead_letters", 5)
+	awaitSum(t, reader, "mailriver.normalizer.events", 3)
 }
 
 // A commit that the broker refuses aborts the transaction. What was produced in
@@ -273,9 +269,7 @@ func TestNormalizer_publishesEachEventOnce(t *testing.T) {
 	c.Read(t, c.Topics.Events, 2)
 	c.Produce(t, request(c, "blog", "a@example.com")) // another source: another event
 	c.Read(t, c.Topics.Events, 3)
-	if n := sum(t, reader, "mailriver.normalizer.duplicates"); n != 2 {
-		t.Errorf("mailriver.normalizer.duplicates = %d, want 2", n)
-	}
+	awaitSum(t, reader, "mailriver.normalizer.duplicates", 2)
 	stop()
 
 	start(t, c, nil) // with an empty folder
@@ -302,6 +296,20 @@ func TestNormalizer_tooLarge(t *testing.T) {
 	letters := c.Read(t, c.Topics.Dead, 1)
 	if reason := kafkatest.Header(letters[0], kafka.HeaderReason); reason != fault.TooLarge || string(letters[0].Value) != huge {
 		t.Errorf("dead letter of %d bytes with reason %q, want all bytes and %q", len(letters[0].Value), reason, fault.TooLarge)
+	}
+}
+
+// awaitSum waits until a counter has a value: a batch is counted a moment after
+// others can read it.
+func awaitSum(t *testing.T, reader metric.Reader, name string, want int64) {
+	t.Helper()
+	deadline := time.After(kafkatest.Patience)
+	for sum(t, reader, name) != want {
+		select {
+		case <-deadline:
+			t.Fatalf("%s = %d, want %d", name, sum(t, reader, name), want)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }
 

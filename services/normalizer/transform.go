@@ -29,9 +29,10 @@ const (
 	maxMetadata = 64 << 10
 )
 
-// transformer makes canonical records and dead letters of one raw record. It is
-// pure but for normalized_at.
-type transformer struct {
+// Transformer makes canonical records and dead letters of one raw record. It is
+// pure but for normalized_at, and safe for concurrent use: replay and audit ask
+// it what the normalizer of today makes of an old record.
+type Transformer struct {
 	providers map[string]esp.Provider
 	encoder   *eventavro.Encoder
 	topics    kafka.Topics
@@ -39,24 +40,36 @@ type transformer struct {
 	now       func() time.Time
 }
 
-// canonical is an event on its way to the canonical topic.
-type canonical struct {
-	id     event.ID
-	typ    event.Type
-	record *kgo.Record
+// NewTransformer returns a transformer for the given providers. The version is
+// that of this build.
+func NewTransformer(providers []esp.Provider, encoder *eventavro.Encoder, topics kafka.Topics, version string, now func() time.Time) *Transformer {
+	t := &Transformer{providers: map[string]esp.Provider{}, encoder: encoder, topics: topics, version: version, now: now}
+	for _, p := range providers {
+		t.providers[p.Name] = p
+	}
+	return t
 }
 
-// made is what one raw record became.
-type made struct {
-	provider   string // metric label: a provider of this build, or "unknown"
-	receivedAt time.Time
-	events     []canonical
-	letters    []*kgo.Record
-	duplicates int64 // events left out because they were published before
+// Canonical is an event, and the record for the canonical topic that holds it.
+type Canonical struct {
+	Event  *event.Event
+	Record *kgo.Record
 }
 
-func (t *transformer) transform(in *kgo.Record) made {
-	out := made{provider: "unknown"}
+// Made is what one raw record became.
+type Made struct {
+	Provider   string    // a provider of this build, or "unknown"
+	ReceivedAt time.Time // zero when the record does not say
+	Events     []Canonical
+	Letters    []*kgo.Record // dead letters
+	// Duplicates are the events left out because they were published before. A
+	// transformer alone leaves none out.
+	Duplicates int64
+}
+
+// Transform never fails: what cannot be read is a letter.
+func (t *Transformer) Transform(in *kgo.Record) Made {
+	out := Made{Provider: "unknown"}
 	give := func(index int32, value []byte, err error) {
 		origin := kafka.Origin(in)
 		if index >= 0 {
@@ -64,20 +77,20 @@ func (t *transformer) transform(in *kgo.Record) made {
 		}
 		letter := kafka.DeadLetter(t.topics.Dead, in, kafka.Letter{Stage: stage, Origin: origin, Err: err, Value: value})
 		letter.Context = in.Context
-		out.letters = append(out.letters, letter)
+		out.Letters = append(out.Letters, letter)
 	}
 	request, err := raw.Read(in)
 	if err != nil {
 		give(-1, in.Value, err)
 		return out
 	}
-	out.receivedAt = request.ReceivedAt
+	out.ReceivedAt = request.ReceivedAt
 	provider, ok := t.providers[request.Provider]
 	if !ok {
 		give(-1, in.Value, fault.Permanentf(fault.UnknownProvider, "provider %q is not in this build", request.Provider))
 		return out
 	}
-	out.provider = provider.Name
+	out.Provider = provider.Name
 	hook, err := request.Webhook(maxDecoded)
 	if err != nil {
 		give(-1, in.Value, err)
@@ -99,7 +112,7 @@ func (t *transformer) transform(in *kgo.Record) made {
 			give(e.RawEventIndex, hook.Body, err)
 			continue
 		}
-		out.events = append(out.events, canonical{e.ID, e.Type, record})
+		out.Events = append(out.Events, Canonical{e, record})
 	}
 	return out
 }
@@ -125,7 +138,7 @@ func parse(provider esp.Provider, hook esp.Webhook) (result esp.Result, err erro
 }
 
 // complete fills in what no provider knows, and holds the event to the contract.
-func (t *transformer) complete(e *event.Event, in *kgo.Record, request raw.Record) {
+func (t *Transformer) complete(e *event.Event, in *kgo.Record, request raw.Record) {
 	e.SchemaVersion = event.SchemaVersion
 	e.NormalizerVersion = t.version
 	e.NormalizedAt = t.now().UTC().Truncate(time.Microsecond)
@@ -199,7 +212,7 @@ func trimMetadata(e *event.Event) {
 	}
 }
 
-func (t *transformer) encode(e *event.Event, in *kgo.Record) (*kgo.Record, error) {
+func (t *Transformer) encode(e *event.Event, in *kgo.Record) (*kgo.Record, error) {
 	value, err := t.encoder.Append(make([]byte, 0, 768), e)
 	if err != nil {
 		return nil, fault.Permanent(fault.BadValue, err)
@@ -230,7 +243,7 @@ func key(e *event.Event) string {
 
 // headers are CloudEvents 1.0 in binary mode (Kafka protocol binding 3.2), and
 // the place of the raw record.
-func (t *transformer) headers(e *event.Event, in *kgo.Record) []kgo.RecordHeader {
+func (t *Transformer) headers(e *event.Event, in *kgo.Record) []kgo.RecordHeader {
 	return []kgo.RecordHeader{
 		{Key: "ce_specversion", Value: []byte("1.0")},
 		{Key: "ce_id", Value: []byte(e.ID.String())},

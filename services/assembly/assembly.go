@@ -75,7 +75,7 @@ func Open(ctx context.Context, cfg Config, name, version string, w io.Writer) (*
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: %w", err)
 	}
-	password, err := resolve(cfg.Kafka.SASL.Password)
+	password, err := cfg.resolve(cfg.Kafka.SASL.Password)
 	if err != nil {
 		return nil, fmt.Errorf("kafka.sasl.password: %w", err)
 	}
@@ -253,7 +253,7 @@ func buildReceiver(ctx context.Context, p *Process) (Part, error) {
 	}
 	log := p.logger("receiver")
 	service, err := receiver.New(p.Config.Receiver, p.Config.Sources, receiver.Deps{
-		Surroundings: surroundings(), Producer: producer, Topic: p.Config.Kafka.Topics().Raw,
+		Surroundings: p.Config.surroundings(), Producer: producer, Topic: p.Config.Kafka.Topics().Raw,
 		Meter:  p.Telemetry.Meter.Meter("mailriver/services/receiver"),
 		Tracer: p.Telemetry.Tracer.Tracer("mailriver/services/receiver"), Propagator: p.Telemetry.Propagator,
 		Logger: log,

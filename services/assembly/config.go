@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"mailriver/pkg/clickhouse"
@@ -44,6 +45,9 @@ type Config struct {
 	Receiver   receiver.Config   `yaml:"receiver"`
 	Normalizer normalizer.Config `yaml:"normalizer"`
 	Loader     loader.Config     `yaml:"loader"`
+
+	// environ is where ${env:NAME} of a secret is looked up.
+	environ []string
 }
 
 // DefaultConfig returns a configuration that is valid as it stands.
@@ -69,6 +73,7 @@ var ErrConfig = errors.New("configuration")
 // the environment over the defaults, and reports every mistake in one error.
 func Load(path string, environ []string) (Config, error) {
 	cfg := DefaultConfig()
+	cfg.environ = environ
 	if path == "" {
 		if _, err := os.Stat(DefaultFile); err == nil {
 			path = DefaultFile
@@ -103,7 +108,7 @@ func (c Config) Validate() error {
 	} {
 		problems.Add(config.Prefix(section.name+".", section.err))
 	}
-	problems.Add(receiver.CheckSources(c.Receiver, c.Sources, surroundings()))
+	problems.Add(receiver.CheckSources(c.Receiver, c.Sources, c.surroundings()))
 	for _, secret := range []struct {
 		key   string
 		value config.Secret
@@ -111,23 +116,34 @@ func (c Config) Validate() error {
 		{"kafka.sasl.password", c.Kafka.SASL.Password},
 		{"clickhouse.password", c.ClickHouse.Password},
 	} {
-		if _, err := resolve(secret.value); err != nil {
+		if _, err := c.resolve(secret.value); err != nil {
 			problems.Add(config.Prefix(secret.key+": ", err))
 		}
 	}
 	return problems.Err()
 }
 
-func surroundings() receiver.Surroundings {
-	return receiver.Surroundings{Providers: all.Providers(), LookupEnv: os.LookupEnv, ReadFile: os.ReadFile, Now: time.Now}
+func (c Config) surroundings() receiver.Surroundings {
+	return receiver.Surroundings{Providers: all.Providers(), LookupEnv: c.lookupEnv, ReadFile: os.ReadFile, Now: time.Now}
+}
+
+// lookupEnv is os.LookupEnv of the environment that the configuration was
+// loaded with. The last of several entries counts, as in a process.
+func (c Config) lookupEnv(name string) (value string, found bool) {
+	for _, entry := range c.environ {
+		if v, ok := strings.CutPrefix(entry, name+"="); ok {
+			value, found = v, true
+		}
+	}
+	return value, found
 }
 
 // resolve reads a secret; an unset one is empty.
-func resolve(secret config.Secret) (string, error) {
+func (c Config) resolve(secret config.Secret) (string, error) {
 	if secret.IsZero() {
 		return "", nil
 	}
-	return secret.Resolve(os.LookupEnv, os.ReadFile)
+	return secret.Resolve(c.lookupEnv, os.ReadFile)
 }
 
 // instance is the configured name, else that of the host.

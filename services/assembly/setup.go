@@ -159,7 +159,7 @@ func (p *Process) clickHouse() (*clickhouse.Client, clickhouse.Migrations, error
 	if err != nil {
 		return nil, clickhouse.Migrations{}, err
 	}
-	password, err := resolve(p.Config.ClickHouse.Password)
+	password, err := p.Config.resolve(p.Config.ClickHouse.Password)
 	if err != nil {
 		return nil, clickhouse.Migrations{}, fmt.Errorf("clickhouse.password: %w", err)
 	}

@@ -30,12 +30,12 @@ func SimulatedSources(cfg Config, keys simulate.Keys, base string, only []string
 		out := simulate.Source{Name: s.Name, Provider: s.Provider, Endpoint: base + "/webhooks/" + s.Name, PublicURL: s.URL}
 		var secrets []string
 		for i, secret := range s.Keys {
-			text, err := resolve(secret)
+			text, err := cfg.resolve(secret)
 			problems.Add(config.Prefix(fmt.Sprintf("source %s: keys[%d]: ", s.Name, i), err))
 			secrets = append(secrets, text)
 		}
 		if len(s.BasicAuth) > 0 {
-			text, err := resolve(s.BasicAuth[0])
+			text, err := cfg.resolve(s.BasicAuth[0])
 			problems.Add(config.Prefix(fmt.Sprintf("source %s: basic_auth[0]: ", s.Name), err))
 			out.BasicAuth = text
 		}

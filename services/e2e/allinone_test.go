@@ -335,8 +335,11 @@ func TestAllInOne_badInput(t *testing.T) {
 		{"unsigned SNS", "POST", "/webhooks/ses", []byte(`{"Type":"Notification"}`), nil, 403},
 		{"unsigned Mandrill", "POST", "/webhooks/mandrill", []byte(`mandrill_events=[]`), nil, 401},
 		{"genuine", "POST", "/webhooks/mailgun", signed, nil, 200},
-		{"genuine, gzip", "POST", "/webhooks/mailgun", pack(t, mailgunBody(t, r.keys.MailgunKey, "bob@example.com")),
-			map[string]string{"Content-Encoding": "gzip"}, 200},
+		{
+			"genuine, gzip", "POST", "/webhooks/mailgun", pack(t, mailgunBody(t, r.keys.MailgunKey, "bob@example.com")),
+			map[string]string{"Content-Encoding": "gzip"},
+			200,
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

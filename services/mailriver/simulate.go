@@ -164,9 +164,15 @@ func withTruth(requests iter.Seq[simulate.Request], path string) (iter.Seq[simul
 func writeSummary(cmd *cobra.Command, format terminal.Format, s simulate.Summary) error {
 	seconds := s.Duration.Seconds()
 	list := terminal.List{Columns: []string{"measure", "value"}, Rows: [][]any{
-		{"requests", s.Requests}, {"accepted", s.Accepted}, {"events", s.Events}, {"retries", s.Retries},
-		{"given_up", s.GivenUp}, {"forgeries_refused", s.Refused}, {"forgeries_accepted", s.Slipped},
-		{"seconds", seconds}, {"events_per_second", float64(int(float64(s.Events)/max(seconds, 1e-9)*10)) / 10},
+		{"requests", s.Requests},
+		{"accepted", s.Accepted},
+		{"events", s.Events},
+		{"retries", s.Retries},
+		{"given_up", s.GivenUp},
+		{"forgeries_refused", s.Refused},
+		{"forgeries_accepted", s.Slipped},
+		{"seconds", seconds},
+		{"events_per_second", float64(int(float64(s.Events)/max(seconds, 1e-9)*10)) / 10},
 	}}
 	if err := terminal.Write(cmd.OutOrStdout(), format, list); err != nil {
 		return err

@@ -279,8 +279,10 @@ func identify(e *event.Event, el element, raw string) {
 	alone := firstOf(el.id, m.id) != ""
 	if el.event == "" && el.kind != "" {
 		recipient = n.email
-		native = []string{el.kind, el.action, el.at,
-			n.reason, n.createdAt, n.lastEventAt, n.expiresAt, n.subaccount, n.sender}
+		native = []string{
+			el.kind, el.action, el.at,
+			n.reason, n.createdAt, n.lastEventAt, n.expiresAt, n.subaccount, n.sender,
+		}
 		alone = isDenyList(el.kind) || isAllowList(el.kind)
 	}
 	if !alone || el.at == "" {

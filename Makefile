@@ -13,15 +13,16 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 GOBUILD  := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 
 # libchdb, the ClickHouse engine of the embedded mode, comes from the npm
-# package of this platform. There is none for others.
-CHDB_VERSION       := 26.5.3
+# package of this platform. There is none for others. MAILRIVER_CHDB_LIBRARY
+# names another one, and nothing is fetched then.
+CHDB_VERSION       := 26.7.3-stable.1
 CHDB_Linux_x86_64  := linux-x64-gnu
 CHDB_Linux_aarch64 := linux-arm64-gnu
 CHDB_Darwin_x86_64 := darwin-x64
 CHDB_Darwin_arm64  := darwin-arm64
 CHDB_PLATFORM      := $(CHDB_$(shell uname -s)_$(shell uname -m))
-CHDB_LIBRARY       := $(CURDIR)/.chdb/node_modules/@chdb/lib-$(CHDB_PLATFORM)/libchdb.so
-export MAILRIVER_CHDB_LIBRARY ?= $(CHDB_LIBRARY)
+CHDB_STAMP         := .chdb/$(CHDB_VERSION)
+CHDB_LIBRARY        = $${MAILRIVER_CHDB_LIBRARY:-$$(ls -d $(CURDIR)/.chdb/node_modules/@chdb/lib-$(CHDB_PLATFORM)/libchdb.*)}
 
 .PHONY: help build chdb run demo test lint fmt golden fuzz check clean
 
@@ -32,13 +33,13 @@ build: ## bin/mailriver (static) and bin/mailriver-allinone (needs libc at run t
 	$(GOBUILD) -o bin/mailriver ./services/mailriver
 	$(GOBUILD) -o bin/mailriver-allinone ./services/allinone
 
-chdb: $(MAILRIVER_CHDB_LIBRARY) ## Fetch libchdb by npm, where it is missing
+chdb: $(if $(MAILRIVER_CHDB_LIBRARY),,$(CHDB_STAMP)) ## Fetch libchdb by npm, where it is missing
 
-$(CHDB_LIBRARY):
+$(CHDB_STAMP):
 	@test -n '$(CHDB_PLATFORM)' || { echo 'there is no libchdb for $(shell uname -sm): the embedded mode runs on Linux (glibc) and macOS, x64 and arm64; bin/mailriver needs no libchdb' >&2; exit 1; }
 	@command -v npm >/dev/null || { echo 'npm is missing: install Node with npm; libchdb is fetched by it' >&2; exit 1; }
 	npm install --no-save --no-audit --no-fund --loglevel=error --prefix .chdb @chdb/lib-$(CHDB_PLATFORM)@$(CHDB_VERSION)
-	@test -f '$@'
+	@touch $@
 
 run: chdb build ## Everything in one process, data in ./data
 	exec bin/mailriver-allinone --data-dir data
@@ -47,7 +48,7 @@ demo: chdb build ## Simulated events through the whole path, compared with the t
 	bin/mailriver-allinone demo --events $(EVENTS)
 
 test: chdb ## Unit, component and integration tests, race detector on
-	MAILRIVER_REQUIRE=clickhouse go test $(RACE) -timeout 20m $(PKG)
+	MAILRIVER_CHDB_LIBRARY=$(CHDB_LIBRARY) MAILRIVER_REQUIRE=clickhouse go test $(RACE) -timeout 20m $(PKG)
 
 lint: bin/golangci-lint ## Formatting, vet, linters, import rules of .golangci.yml
 	bin/golangci-lint run ./...

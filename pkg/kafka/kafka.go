@@ -8,6 +8,7 @@
 package kafka
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -63,7 +64,7 @@ func NewClients(cfg Config, deps Deps) (*Clients, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(cfg.Brokers...),
 		kgo.ClientID(deps.ClientID),
-		kgo.WithLogger(kslog.New(deps.Logger.With("component", "kafka"))),
+		kgo.WithLogger(kslog.New(slog.New(quiet{deps.Logger.Handler()}).With("component", "kafka"))),
 		kgo.WithHooks(telemetry.Hooks()...),
 	}
 	if cfg.TLS.Enabled {
@@ -196,3 +197,17 @@ func (p pinned) ForTopic(topic string) kgo.TopicPartitioner {
 	}
 	return p.Partitioner.ForTopic(topic)
 }
+
+// quiet keeps the client's INFO lines, a dozen for each rebalance, for when the
+// process is asked to debug.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
+	if level < slog.LevelWarn {
+		level = slog.LevelDebug
+	}
+	return q.Handler.Enabled(ctx, level)
+}
+
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+func (q quiet) WithGroup(name string) slog.Handler       { return quiet{q.Handler.WithGroup(name)} }

@@ -170,7 +170,8 @@ func (d *demo) post(ctx context.Context, sources []simulate.Source) (map[event.I
 	}
 	truth := make(map[event.ID]event.Event, d.options.Events)
 	progress := terminal.NewProgress(d.errs, int64(d.options.Events), "posting", "events")
-	sender := simulate.Sender{OnAnswer: func(r simulate.Request, status int, _ error) {
+	// RetryAll: an answer that a busy machine gave late must not fail the demo.
+	sender := simulate.Sender{RetryAll: true, OnAnswer: func(r simulate.Request, status int, _ error) {
 		if simulate.Judge(r, status) == simulate.Success {
 			progress.Add(r.Distinct)
 		}

@@ -135,6 +135,7 @@ func firstConfig(dataDir, receiver, certHost string) (path string, err error) {
 	}
 	text := "# Made by mailriver-allinone at its first start, for trying Mailriver out: one source for each\n" +
 		"# provider, with keys of the simulator. Edit it, or use a file of your own with --config.\n" +
+		fmt.Sprintf("data_dir: %q\n", dataDir) +
 		keys.ConfigYAML(receiver, certHost)
 	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
 		return "", err

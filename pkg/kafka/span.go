@@ -25,6 +25,14 @@ func End() Moment { return Moment{end: true} }
 // none.
 func At(t time.Time) Moment { return Moment{at: t} }
 
+// Before is the moment d earlier. The start and the end stay what they are.
+func (m Moment) Before(d time.Duration) Moment {
+	if m.at.IsZero() {
+		return m
+	}
+	return At(m.at.Add(-d))
+}
+
 // ParseMoment reads "start", "end", a duration before now ("15m"), or a time in
 // RFC 3339.
 func ParseMoment(text string, now time.Time) (Moment, error) {

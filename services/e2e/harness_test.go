@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"mailriver/pkg/embedded"
 	"mailriver/pkg/event"
 	"mailriver/pkg/simulate"
 )
@@ -32,6 +33,7 @@ const patience = 90 * time.Second
 var bin string
 
 func TestMain(m *testing.M) {
+	embedded.RunChildIfAsked()
 	os.Exit(testMain(m))
 }
 

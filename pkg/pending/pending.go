@@ -107,10 +107,24 @@ func (c Config) Validate() error {
 // commits only when told, such as kafka.Clients.Group.
 type NewClient func(group string, topics []string, opts ...kgo.Opt) (*kgo.Client, error)
 
-// Deps are the consumer's collaborators. All are required.
+// Fence lets somebody else replace what the handler writes to, together with its
+// memory of tokens. It is looked at after a range is noted as pending and before
+// the handler is given it; when it is closed, the note is taken back, and the
+// range waits. Who closes the fence and then finds no partition marked (see [ReadProgress]) knows
+// that nothing is being written and that nothing will be, until it opens again:
+// either this side sees the fence, or that side sees the note.
+//
+// A range that is pending from before, perhaps of a process that is gone, does
+// not look: it may be in already, and only its token can tell.
+type Fence interface {
+	Closed(ctx context.Context) (bool, error)
+}
+
+// Deps are the consumer's collaborators. All are required but the fence.
 type Deps struct {
 	NewClient NewClient
 	Handler   Handler
+	Fence     Fence // nil is one that is always open
 	Logger    *slog.Logger
 }
 

@@ -247,11 +247,8 @@ func (w *worker) takeFirst(n int) (Range, []*kgo.Record) {
 func (w *worker) deliver(client *kgo.Client, r Range, records []*kgo.Record) bool {
 	first, last := records[0], records[len(records)-1]
 	if !r.Again {
-		m := mark{First: r.First, Last: r.Last, Token: r.Token}
 		at := kgo.EpochOffset{Epoch: first.LeaderEpoch, Offset: r.First}
-		if !w.persist(r, "note it as pending", true, func(ctx context.Context) error {
-			return commit(ctx, client, r.Topic, r.Partition, at, m.String(), w.mayCommit)
-		}) {
+		if !w.note(client, r, at) {
 			return false
 		}
 	}
@@ -272,6 +269,50 @@ func (w *worker) deliver(client *kgo.Client, r Range, records []*kgo.Record) boo
 	return w.persist(r, "commit it", false, func(ctx context.Context) error {
 		return commit(ctx, client, r.Topic, r.Partition, at, "", w.mayCommit)
 	})
+}
+
+var errFenced = errors.New("somebody replaces what it goes into")
+
+// note puts a range into the committed metadata while the fence is open, and
+// reports whether it stands there. See [Fence].
+func (w *worker) note(client *kgo.Client, r Range, at kgo.EpochOffset) bool {
+	put := func(metadata string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			return commit(ctx, client, r.Topic, r.Partition, at, metadata, w.mayCommit)
+		}
+	}
+	m := mark{First: r.First, Last: r.Last, Token: r.Token}
+	for {
+		if !w.persist(r, "note it as pending", true, put(m.String())) {
+			return false
+		}
+		if w.c.deps.Fence == nil {
+			return true
+		}
+		closed := false
+		look := func(ctx context.Context) (err error) {
+			closed, err = w.c.deps.Fence.Closed(ctx)
+			return err
+		}
+		if !w.persist(r, "look at the fence", true, look) {
+			return false // the note stands, and the range comes again
+		}
+		if !closed {
+			return true
+		}
+		if !w.persist(r, "take the note back", false, put("")) {
+			return false
+		}
+		wait := func(ctx context.Context) error {
+			if err := look(ctx); err != nil || !closed {
+				return err
+			}
+			return errFenced
+		}
+		if !w.persist(r, "wait for the fence", true, wait) {
+			return false
+		}
+	}
 }
 
 // commitTimeout bounds one commit. It is far above what a broker takes and below

@@ -337,6 +337,7 @@ func buildLoader(_ context.Context, p *Process) (Part, error) {
 	service, err := loader.New(p.Config.Loader, loader.Deps{
 		NewClient: p.Clients.Group, Topic: topics.Events, Sink: client, Decoder: eventavro.NewDecoder(registry),
 		Parker: kafka.Parker{Client: producer, Topic: topics.Dead, Stage: "loader"},
+		Fence:  client,
 		Meter:  p.Telemetry.Meter.Meter("mailriver/services/loader"), Logger: p.logger("loader"), Now: time.Now,
 	})
 	if err != nil {

@@ -11,6 +11,10 @@
 // offset moves past it, so a crash in between writes it twice; its origin header
 // tells the two for one.
 //
+// It leaves out events with a revision above 0: those correct a row that is
+// there, which is the work of mailriver replay. While that swaps a partition, the
+// fence holds the loader back.
+//
 // It does not create tables (mailriver setup does) and computes nothing.
 package loader
 
@@ -62,6 +66,7 @@ type Deps struct {
 	Sink      Sink
 	Decoder   Decoder
 	Parker    Parker
+	Fence     pending.Fence
 	Meter     metric.Meter
 	Logger    *slog.Logger
 	Now       func() time.Time
@@ -81,7 +86,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("loader: %w", err)
 	}
 	if deps.NewClient == nil || deps.Topic == "" || deps.Sink == nil || deps.Decoder == nil || deps.Parker == nil ||
-		deps.Meter == nil || deps.Logger == nil || deps.Now == nil {
+		deps.Fence == nil || deps.Meter == nil || deps.Logger == nil || deps.Now == nil {
 		return nil, errors.New("loader: a dependency is missing")
 	}
 	m, err := newMetrics(deps.Meter)
@@ -90,7 +95,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, deps: deps, metrics: m}
 	s.consumer, err = pending.New(deps.Topic, cfg.Group, cfg.pending(), pending.Deps{
-		NewClient: deps.NewClient, Handler: s, Logger: deps.Logger,
+		NewClient: deps.NewClient, Handler: s, Fence: deps.Fence, Logger: deps.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("loader: %w", err)
@@ -143,7 +148,7 @@ func (s *Service) Handle(ctx context.Context, r pending.Range, records []*kgo.Re
 	if err := s.park(ctx, unreadable); err != nil {
 		return err
 	}
-	s.metrics.done(ctx, r, b.rows, b.rejects, s.deps.Now())
+	s.metrics.done(ctx, r, b, s.deps.Now())
 	return nil
 }
 
@@ -152,6 +157,7 @@ type batch struct {
 	rows    []event.Event
 	from    []*kgo.Record // the record of each row
 	rejects []kafka.Reject
+	revised int // left to the replay that made them
 }
 
 func (s *Service) decode(ctx context.Context, records []*kgo.Record) (batch, error) {
@@ -164,6 +170,12 @@ func (s *Service) decode(ctx context.Context, records []*kgo.Record) (batch, err
 		}
 		if err != nil {
 			return batch{}, fmt.Errorf("decode %s: %w", kafka.Origin(record), err)
+		}
+		if row.Revision > 0 {
+			// Its first revision is a row already, and a second one would count
+			// it twice.
+			b.revised++
+			continue
 		}
 		b.rows = append(b.rows, row)
 		b.from = append(b.from, record)

@@ -86,6 +86,11 @@ func publishRaw(t *testing.T, c *kafkatest.Cluster, partition int32, values ...[
 	}
 }
 
+// open is a fence that never closes.
+type open struct{}
+
+func (open) Closed(context.Context) (bool, error) { return false, nil }
+
 func quick() loader.Config {
 	c := loader.DefaultConfig()
 	c.MaxWait = 20 * time.Millisecond
@@ -131,6 +136,7 @@ func start(t *testing.T, c *kafkatest.Cluster, sink loader.Sink, change ...func(
 	deps := loader.Deps{
 		NewClient: p.wire.NewClient(c.Clients.Group), Topic: c.Topics.Events, Sink: sink, Decoder: &p.decoder,
 		Parker: kafka.Parker{Client: producer, Topic: c.Topics.Dead, Stage: "loader"},
+		Fence:  open{},
 		Meter:  noop.Meter{}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Now: time.Now,
 	}
 	for _, f := range change {
@@ -580,7 +586,7 @@ func TestService_metrics(t *testing.T) {
 func TestNew_isInertAndComplete(t *testing.T) {
 	c := newCluster(t)
 	good := loader.Deps{
-		NewClient: c.Clients.Group, Topic: c.Topics.Events, Sink: &clickhousetest.Memory{}, Decoder: &decoder{}, Parker: kafka.Parker{},
+		NewClient: c.Clients.Group, Topic: c.Topics.Events, Sink: &clickhousetest.Memory{}, Decoder: &decoder{}, Parker: kafka.Parker{}, Fence: open{},
 		Meter: metric.Meter(noop.Meter{}), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 	}
 	if _, err := loader.New(loader.DefaultConfig(), good); err != nil {
@@ -592,6 +598,7 @@ func TestNew_isInertAndComplete(t *testing.T) {
 		"Sink":      func(d *loader.Deps) { d.Sink = nil },
 		"Decoder":   func(d *loader.Deps) { d.Decoder = nil },
 		"Parker":    func(d *loader.Deps) { d.Parker = nil },
+		"Fence":     func(d *loader.Deps) { d.Fence = nil },
 		"Meter":     func(d *loader.Deps) { d.Meter = nil },
 		"Logger":    func(d *loader.Deps) { d.Logger = nil },
 		"Now":       func(d *loader.Deps) { d.Now = nil },

@@ -8,9 +8,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
-	"mailriver/pkg/event"
 	"mailriver/pkg/fault"
-	"mailriver/pkg/kafka"
 	"mailriver/pkg/pending"
 )
 
@@ -23,6 +21,7 @@ type metrics struct {
 	repeats     metric.Int64Counter
 	deadLetters metric.Int64Counter
 	freshness   metric.Float64Histogram
+	revised     metric.Int64Counter
 
 	meter metric.Meter
 	held  metric.Int64ObservableGauge
@@ -34,7 +33,7 @@ type metrics struct {
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
 	m := metrics{meter: meter}
-	var errs [13]error
+	var errs [14]error
 	m.rows, errs[0] = meter.Int64Counter("mailriver.loader.rows",
 		metric.WithDescription("Rows that are in ClickHouse, each counted when its range is done."), metric.WithUnit("{row}"))
 	m.batches, errs[1] = meter.Int64Counter("mailriver.loader.batches",
@@ -67,6 +66,9 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 		metric.WithDescription("Partitions assigned."), metric.WithUnit("{partition}"))
 	m.age, errs[12] = meter.Float64ObservableGauge("mailriver.loader.pending.age",
 		metric.WithDescription("Age of the oldest range that is not done; it grows while ClickHouse is away."), metric.WithUnit("s"))
+	m.revised, errs[13] = meter.Int64Counter("mailriver.loader.revised",
+		metric.WithDescription("Events left out because they correct an earlier revision; mailriver replay brings them."),
+		metric.WithUnit("{event}"))
 	return &m, errors.Join(errs[:]...)
 }
 
@@ -103,14 +105,16 @@ func (m *metrics) failed(ctx context.Context, stage string) {
 }
 
 // done counts a range whose rows and dead letters are where they belong.
-func (m *metrics) done(ctx context.Context, r pending.Range, rows []event.Event, rejects []kafka.Reject, now time.Time) {
+func (m *metrics) done(ctx context.Context, r pending.Range, b batch, now time.Time) {
+	rows := b.rows
 	m.rows.Add(ctx, int64(len(rows)))
+	m.revised.Add(ctx, int64(b.revised))
 	m.batches.Add(ctx, 1)
 	m.batchRows.Record(ctx, int64(len(rows)))
 	if r.Again {
 		m.repeats.Add(ctx, 1)
 	}
-	for _, reject := range rejects {
+	for _, reject := range b.rejects {
 		reason, _ := fault.Reason(reject.Err)
 		m.deadLetters.Add(ctx, 1, metric.WithAttributes(attribute.String("reason", reason)))
 	}

@@ -15,6 +15,8 @@ import (
 
 // Config says where the schema registry is.
 type Config struct {
+	// URL is that of a registry with the Confluent API, with user:password@ for
+	// basic authentication where needed.
 	URL string `yaml:"url"`
 }
 

@@ -24,13 +24,13 @@ import (
 
 // Config is where to listen, and for how long to be patient.
 type Config struct {
-	Addr              string        `yaml:"addr"`
+	Addr              string        `yaml:"addr"`                // host:port or :port to listen on
 	ReadHeaderTimeout time.Duration `yaml:"read_header_timeout"` // from the first byte to the end of the headers
 	ReadTimeout       time.Duration `yaml:"read_timeout"`        // the whole request, headers included
 	WriteTimeout      time.Duration `yaml:"write_timeout"`       // from the end of the headers to the end of the answer
 	IdleTimeout       time.Duration `yaml:"idle_timeout"`        // between the requests of a connection
-	MaxHeaderBytes    int           `yaml:"max_header_bytes"`
-	DrainTimeout      time.Duration `yaml:"drain_timeout"` // requests in hand, at shutdown
+	MaxHeaderBytes    int           `yaml:"max_header_bytes"`    // size of the headers of a request
+	DrainTimeout      time.Duration `yaml:"drain_timeout"`       // requests in hand, at shutdown
 }
 
 // DefaultConfig returns a configuration that is valid as it stands.

@@ -17,18 +17,18 @@ type Config struct {
 
 // TLS turns on encryption, and a client certificate where one is needed.
 type TLS struct {
-	Enabled    bool   `yaml:"enabled"`
-	CAFile     string `yaml:"ca_file"`   // default: the roots of the system
-	CertFile   string `yaml:"cert_file"` // client certificate, PEM
-	KeyFile    string `yaml:"key_file"`
+	Enabled    bool   `yaml:"enabled"`     // without it, the other settings are an error
+	CAFile     string `yaml:"ca_file"`     // default: the roots of the system
+	CertFile   string `yaml:"cert_file"`   // client certificate, PEM
+	KeyFile    string `yaml:"key_file"`    // its private key, PEM
 	ServerName string `yaml:"server_name"` // default: the broker's host
 }
 
 // SASL is how the client proves who it is.
 type SASL struct {
-	Mechanism string        `yaml:"mechanism"` // plain, scram-sha-256, scram-sha-512; empty is none
-	Username  string        `yaml:"username"`
-	Password  config.Secret `yaml:"password"`
+	Mechanism string        `yaml:"mechanism"` // one of plain, scram-sha-256 and scram-sha-512; empty is none
+	Username  string        `yaml:"username"`  // required with a mechanism
+	Password  config.Secret `yaml:"password"`  // required with a mechanism
 }
 
 // DefaultConfig is one broker on this machine.

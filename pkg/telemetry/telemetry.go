@@ -34,7 +34,7 @@ import (
 
 // Config says how loud to be, and where traces go.
 type Config struct {
-	// LogLevel is debug, info, warn or error.
+	// LogLevel is one of debug, info, warn and error.
 	LogLevel string `yaml:"log_level"`
 	// OTLPEndpoint is the base URL of an OpenTelemetry collector that takes
 	// OTLP over HTTP, such as http://collector:4318. Empty means no traces.

@@ -9,7 +9,7 @@ import (
 
 // Config says how large an INSERT gets, how old its rows, and how much may wait.
 type Config struct {
-	Group         string        `yaml:"group"`
+	Group         string        `yaml:"group"`          // consumer group of all loaders
 	MaxRows       int           `yaml:"max_rows"`       // rows per INSERT, at most
 	MaxBytes      int           `yaml:"max_bytes"`      // bytes of Kafka records per INSERT, at most
 	MaxWait       time.Duration `yaml:"max_wait"`       // age of the oldest row when it is inserted, at most
@@ -18,7 +18,7 @@ type Config struct {
 	InFlight      int           `yaml:"in_flight"`      // INSERTs at one time
 	InsertTimeout time.Duration `yaml:"insert_timeout"` // one INSERT
 	RetryMin      time.Duration `yaml:"retry_min"`      // pause after a first failure; it doubles
-	RetryMax      time.Duration `yaml:"retry_max"`      // up to this
+	RetryMax      time.Duration `yaml:"retry_max"`      // the longest pause between two attempts
 	DrainTimeout  time.Duration `yaml:"drain_timeout"`  // the INSERTs in hand, at shutdown and when partitions move
 }
 

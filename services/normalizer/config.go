@@ -8,7 +8,7 @@ import (
 
 // Config says how the normalizer consumes.
 type Config struct {
-	Group string `yaml:"group"`
+	Group string `yaml:"group"` // consumer group of all normalizers
 	// TransactionalID must be unique among live instances and the same after a
 	// restart. Empty is "mailriver.normalizer." and the instance name.
 	TransactionalID string        `yaml:"transactional_id"`

@@ -142,11 +142,17 @@ func (c *Clients) Producer(opts ...kgo.Opt) (*kgo.Client, error) {
 	return kgo.NewClient(c.with(append(producing(), opts...)...)...)
 }
 
+// sessionTimeout is how long a group waits for a member that says nothing, and
+// so for one that was killed: nobody works on its partitions meanwhile, and with
+// the classic protocol a restarted one waits too. kgo's default is 45 s.
+const sessionTimeout = 15 * time.Second
+
 // Group returns a client that consumes topics in a group, commits only when
 // told, and can produce (dead letters).
 func (c *Clients) Group(group string, topics []string, opts ...kgo.Opt) (*kgo.Client, error) {
 	base := append(producing(), consuming()...)
-	base = append(base, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topics...), kgo.DisableAutoCommit())
+	base = append(base, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topics...), kgo.DisableAutoCommit(),
+		kgo.SessionTimeout(sessionTimeout))
 	return kgo.NewClient(c.with(append(base, opts...)...)...)
 }
 
@@ -159,6 +165,7 @@ func (c *Clients) Session(group, transactionalID string, topics []string, opts .
 	base = append(base,
 		kgo.ConsumerGroup(group),
 		kgo.ConsumeTopics(topics...),
+		kgo.SessionTimeout(sessionTimeout),
 		kgo.TransactionalID(transactionalID),
 		kgo.RecordPartitioner(pinned{c.cfg.Topics().Dedup, kgo.StickyKeyPartitioner(nil)}),
 		kgo.TransactionTimeout(30*time.Second),

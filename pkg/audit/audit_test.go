@@ -455,6 +455,16 @@ func TestRun_notErrors(t *testing.T) {
 	}
 }
 
+// Before the groups have committed anything, all of it is in flight.
+func TestRun_newGroups(t *testing.T) {
+	r := newRiver(t)
+	r.raw("a b", "c")
+	books := r.audit(audit.Options{})
+	if got, want := books.Total(), (audit.Partition{RawInFlight: 2}); !books.Balanced() || got != want {
+		t.Errorf("Run() = %+v, %v, want %+v", got, books.Findings, want)
+	}
+}
+
 func TestRun_limitsWhatItNames(t *testing.T) {
 	r := newRiver(t)
 	events := r.fill()

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"mailriver/pkg/kafka"
@@ -19,9 +18,6 @@ import (
 // early is how much earlier than its raw record a canonical one may be dated:
 // the clocks of two machines.
 const early = time.Hour
-
-// settle is longer than a transaction may stay open.
-const settle = 45 * time.Second
 
 // spans are the parts of the topics that an audit reads.
 type spans struct {
@@ -35,19 +31,15 @@ type spans struct {
 // what they wrote.
 func (a *Auditor) locate(ctx context.Context, opt Options) (spans, error) {
 	var s spans
-	admin, err := a.deps.Clients.Admin()
+	var err error
+	if s.loaded, err = a.deps.Clients.Committed(ctx, a.deps.LoaderGroup, a.deps.Topics.Events); err != nil {
+		return s, err
+	}
+	normalized, err := a.deps.Clients.Committed(ctx, a.deps.NormalizerGroup, a.deps.Topics.Raw)
 	if err != nil {
 		return s, err
 	}
-	defer admin.Close()
-	if s.loaded, err = committed(ctx, admin, a.deps.LoaderGroup, a.deps.Topics.Events); err != nil {
-		return s, err
-	}
-	normalized, err := committed(ctx, admin, a.deps.NormalizerGroup, a.deps.Topics.Raw)
-	if err != nil {
-		return s, err
-	}
-	if err := visible(ctx, admin, a.deps.Topics.Events, a.deps.Topics.Dead); err != nil {
+	if err := a.deps.Clients.Settle(ctx, a.deps.Topics.Events, a.deps.Topics.Dead); err != nil {
 		return s, err
 	}
 	to := opt.To
@@ -68,60 +60,6 @@ func (a *Auditor) locate(ctx context.Context, opt Options) (spans, error) {
 	}
 	s.dead, err = a.deps.Clients.Span(ctx, a.deps.Topics.Dead, from, kafka.End())
 	return s, err
-}
-
-// committed returns the offsets of a group; a partition without one is at 0.
-func committed(ctx context.Context, admin *kadm.Client, group, topic string) (map[int32]int64, error) {
-	answer, err := admin.FetchOffsetsForTopics(ctx, group, topic)
-	if err == nil {
-		err = answer.Error()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("offsets of group %s: %w", group, err)
-	}
-	offsets := map[int32]int64{}
-	answer.Each(func(o kadm.OffsetResponse) { offsets[o.Partition] = max(0, o.At) })
-	return offsets, nil
-}
-
-// visible waits until no transaction is open that may belong to an offset
-// committed before: the commit of an offset can be seen a moment before that of
-// the records.
-func visible(ctx context.Context, admin *kadm.Client, topics ...string) error {
-	ends, err := admin.ListEndOffsets(ctx, topics...)
-	if err == nil {
-		err = ends.Error()
-	}
-	if err != nil {
-		return fmt.Errorf("end offsets: %w", err)
-	}
-	deadline := time.Now().Add(settle)
-	for {
-		stable, err := admin.ListCommittedOffsets(ctx, topics...)
-		if err == nil {
-			err = stable.Error()
-		}
-		if err != nil {
-			return fmt.Errorf("stable offsets: %w", err)
-		}
-		var open string
-		ends.Each(func(o kadm.ListedOffset) {
-			if at, _ := stable.Lookup(o.Topic, o.Partition); at.Offset < o.Offset {
-				open = fmt.Sprintf("%s/%d", o.Topic, o.Partition)
-			}
-		})
-		if open == "" {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("a transaction on %s is open for longer than %s: look for a normalizer that hangs", open, settle)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }
 
 // chunk is how many records are worked on side by side.

@@ -12,10 +12,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"mailriver/pkg/esp/all"
@@ -23,6 +25,7 @@ import (
 	"mailriver/pkg/httpserver"
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/run"
+	"mailriver/pkg/spill"
 	"mailriver/pkg/telemetry"
 	"mailriver/schemas"
 	"mailriver/services/loader"
@@ -252,35 +255,57 @@ func buildReceiver(ctx context.Context, p *Process) (Part, error) {
 		return Part{}, err
 	}
 	log := p.logger("receiver")
-	service, err := receiver.New(p.Config.Receiver, p.Config.Sources, receiver.Deps{
+	checks := []httpserver.Check{{Name: "receiver kafka", Ask: producer.Ping}}
+	closeAll := func() error { producer.Close(); return nil }
+	deps := receiver.Deps{
 		Surroundings: p.Config.surroundings(), Producer: producer, Topic: p.Config.Kafka.Topics().Raw,
 		Meter:  p.Telemetry.Meter.Meter("mailriver/services/receiver"),
 		Tracer: p.Telemetry.Tracer.Tracer("mailriver/services/receiver"), Propagator: p.Telemetry.Propagator,
 		Logger: log,
-	})
+	}
+	if p.Config.Receiver.Spill.Enabled {
+		store, err := p.openSpill(log)
+		if err != nil {
+			producer.Close()
+			return Part{}, err
+		}
+		deps.Spill = store
+		// Without Kafka, the receiver works on: it must get requests.
+		checks[0].Optional = true
+		checks = append(checks, httpserver.Check{Name: "receiver spill", Ask: store.Degraded, Optional: true})
+		closeAll = func() error { producer.Close(); return store.Close() }
+	}
+	service, err := receiver.New(p.Config.Receiver, p.Config.Sources, deps)
 	if err != nil {
-		producer.Close()
-		return Part{}, err
+		return Part{}, errors.Join(err, closeAll())
 	}
 	engine := httpserver.NewEngine(log)
 	service.Routes(engine)
 	server := httpserver.New(p.Config.Receiver.HTTP, engine, log)
 	if err := server.Listen(ctx); err != nil {
-		producer.Close()
-		return Part{}, err
+		return Part{}, errors.Join(err, closeAll())
 	}
 	return Part{
 		Run: []run.Service{
 			{Name: "receiver", Run: service.Run},
 			{Name: "receiver http", Run: server.Run},
 		},
-		Checks: []httpserver.Check{
-			{Name: "receiver", Ask: service.Ready},
-			{Name: "receiver kafka", Ask: producer.Ping},
-			{Name: "receiver secrets", Ask: service.Degraded, Optional: true},
-		},
-		Close: func() error { producer.Close(); return nil },
+		Checks: append(checks,
+			httpserver.Check{Name: "receiver", Ask: service.Ready},
+			httpserver.Check{Name: "receiver secrets", Ask: service.Degraded, Optional: true}),
+		Close: closeAll,
 	}, nil
+}
+
+// openSpill opens the receiver's spill, in its folder by default.
+func (p *Process) openSpill(log *slog.Logger) (*spill.Store, error) {
+	cfg := p.Config.Receiver.Spill.Config
+	if cfg.Dir == "" {
+		cfg.Dir = filepath.Join(p.Config.dir("receiver"), "spill")
+	}
+	return spill.Open(cfg, spill.Deps{
+		FS: vfs.Default, Meter: p.Telemetry.Meter.Meter("mailriver/pkg/spill"), Logger: log, Now: time.Now,
+	})
 }
 
 func buildNormalizer(ctx context.Context, p *Process) (Part, error) {

@@ -29,7 +29,8 @@ type Config struct {
 	// the host name. It must be unique among live ones, and should be the same
 	// after a restart.
 	Instance string `yaml:"instance"`
-	// DataDir holds caches that can be deleted.
+	// DataDir holds caches that can be deleted, and the receiver's spill, when
+	// that is on, which must not be.
 	DataDir string `yaml:"data_dir"`
 	// DrainDelay is how long /readyz says no before a service stops, so that a
 	// load balancer sends no more.

@@ -75,6 +75,10 @@ func (s *Service) accept(c *gin.Context) {
 		return
 	}
 	s.metrics.countRequest(ctx, src, v.outcome, v.reason)
+	if v.outcome == outcomeSpilled {
+		c.Status(v.status)
+		return
+	}
 	span.SetStatus(codes.Error, v.reason)
 	s.log(ctx, src, from, v)
 	if v.again > 0 {
@@ -183,14 +187,15 @@ func (s *Service) receive(ctx context.Context, r *http.Request, src *source, fro
 	}.Kafka(s.deps.Topic, raw.DeliveryKey(verified.DeliveryKey, decoded))
 	telemetry.Inject(ctx, s.deps.Propagator, record)
 	producing = true
-	if err := s.produce(ctx, src, record, held.release); err != nil {
+	stored, err := s.store(ctx, src, record, held.release)
+	if err != nil {
 		return src.notStored(err)
 	}
 	s.metrics.body.Record(ctx, int64(len(body)), src.labels.source)
 	if verified.ConfirmURL != "" && !s.confirms.add(confirmation{src, live, verified.ConfirmURL}) {
 		return src.again(outcomeShed, reasonConfirm, nil)
 	}
-	return verdict{status: http.StatusOK, outcome: outcomeAccepted}
+	return stored
 }
 
 // decode undoes the content encoding, holding what the result takes beside the
@@ -241,22 +246,38 @@ func (s *Service) verify(ctx context.Context, src *source, live *live, hook esp.
 
 var errAckTimeout = errors.New("kafka did not acknowledge in time")
 
-// produce returns when Kafka has the record, or ctx is over. In the latter case
-// the record may still be stored later. done is called when the client no
-// longer holds it.
+// store returns what to answer once Kafka or the spill has the record. done is
+// called when the client holds the record no longer.
+func (s *Service) store(ctx context.Context, src *source, record *kgo.Record, done func()) (verdict, error) {
+	if s.deps.Spill != nil {
+		return s.storeOrSpill(ctx, src, record, done)
+	}
+	err := s.await(ctx, src, s.produce(ctx, record, done))
+	return verdict{status: http.StatusOK, outcome: outcomeAccepted}, err
+}
+
+// produce gives the record to the client, which may change it from then on. The
+// channel receives what comes of it. done is called when the client holds the
+// record no longer.
 //
 // Produce with a promise and not ProduceSync: that one ends the linger, and
 // each request would be a batch of its own.
-func (s *Service) produce(ctx context.Context, src *source, record *kgo.Record, done func()) error {
-	began := s.deps.Now()
-	defer func() { s.metrics.ack.Record(ctx, s.deps.Now().Sub(began).Seconds(), src.labels.source) }()
+func (s *Service) produce(ctx context.Context, record *kgo.Record, done func()) <-chan error {
 	acknowledged := make(chan error, 1)
 	// The end of ctx must not reach the client: canceling a record that is
 	// buffered can fail others of its partition.
-	s.deps.Producer.TryProduce(context.WithoutCancel(ctx), record, func(_ *kgo.Record, err error) {
+	s.deps.Producer.TryProduce(context.WithoutCancel(ctx), record, s.noting(func(_ *kgo.Record, err error) {
 		done()
 		acknowledged <- err
-	})
+	}))
+	return acknowledged
+}
+
+// await returns when Kafka has the record, or ctx is over. In the latter case
+// the record may still be stored later.
+func (s *Service) await(ctx context.Context, src *source, acknowledged <-chan error) error {
+	began := s.deps.Now()
+	defer func() { s.metrics.ack.Record(ctx, s.deps.Now().Sub(began).Seconds(), src.labels.source) }()
 	select {
 	case err := <-acknowledged:
 		return err
@@ -341,14 +362,22 @@ func (s *source) unread(err error) verdict {
 // for a record that the topic does not take: that is an operator's to mend, and
 // the webhook shall come again until then.
 func (s *source) notStored(err error) verdict {
-	reason, outcome := reasonKafka, outcomeNotStored
-	switch {
-	case errors.Is(err, kgo.ErrMaxBuffered):
-		reason, outcome = reasonBuffer, outcomeShed
-	case errors.Is(err, errAckTimeout):
-		reason = reasonAckTimeout
-	case errors.Is(err, kerr.MessageTooLarge):
-		reason = reasonRecordLarge
+	outcome, reason := outcomeNotStored, kafkaReason(err)
+	if reason == reasonBuffer {
+		outcome = outcomeShed
 	}
 	return s.again(outcome, reason, err)
+}
+
+// kafkaReason says why Kafka does not have a record.
+func kafkaReason(err error) string {
+	switch {
+	case errors.Is(err, kgo.ErrMaxBuffered):
+		return reasonBuffer
+	case errors.Is(err, errAckTimeout):
+		return reasonAckTimeout
+	case errors.Is(err, kerr.MessageTooLarge):
+		return reasonRecordLarge
+	}
+	return reasonKafka
 }

@@ -30,7 +30,8 @@ type Config struct {
 	MaxBody int64 `yaml:"max_body"`
 	// TrustedProxies are the networks (CIDR or address) whose X-Forwarded-For
 	// is believed.
-	TrustedProxies []string `yaml:"trusted_proxies"`
+	TrustedProxies []string    `yaml:"trusted_proxies"`
+	Spill          SpillConfig `yaml:"spill"`
 }
 
 // DefaultConfig returns a configuration that is valid as it stands.
@@ -40,6 +41,7 @@ func DefaultConfig() Config {
 		AckTimeout:       8 * time.Second,
 		MaxInFlight:      4096,
 		MaxInFlightBytes: 256 << 20,
+		Spill:            defaultSpill(),
 	}
 }
 
@@ -58,6 +60,7 @@ func (c Config) Validate() error {
 	problems.Must(c.MaxInFlight >= 1, "max_in_flight: is %d, must be at least 1", c.MaxInFlight)
 	problems.Must(c.MaxInFlightBytes >= 1, "max_in_flight_bytes: is %d, must be at least 1", c.MaxInFlightBytes)
 	problems.Must(c.MaxBody >= 0, "max_body: is %d, must not be negative", c.MaxBody)
+	problems.Add(config.Prefix("spill.", c.Spill.validate(c.AckTimeout)))
 	_, err := networks("trusted_proxies", c.TrustedProxies)
 	problems.Add(err)
 	return problems.Err()
@@ -67,8 +70,8 @@ func (c Config) Validate() error {
 // proven genuine. The provider's own verification, basic authentication and the
 // list of addresses must all pass, as far as they are configured.
 type Source struct {
-	Name     string `yaml:"name"`
-	Provider string `yaml:"provider"`
+	Name     string `yaml:"name"`     // the last part of its path; a-z, 0-9, _ and -
+	Provider string `yaml:"provider"` // one of sendgrid, mailgun, postmark, ses and mandrill
 	// Keys verify signatures, newest first; any of them does.
 	Keys []config.Secret `yaml:"keys,omitempty"`
 	// BasicAuth are the accepted pairs user:password.
@@ -97,8 +100,8 @@ type Source struct {
 
 // RateLimit bounds the requests of a source. The zero value is no limit.
 type RateLimit struct {
-	PerSecond float64 `yaml:"per_second"`
-	Burst     int     `yaml:"burst"` // 0 means one second's worth
+	PerSecond float64 `yaml:"per_second"` // requests, on average
+	Burst     int     `yaml:"burst"`      // requests at once; 0 means one second's worth
 }
 
 var sourceName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)

@@ -13,6 +13,7 @@ import (
 // accepted and probe has a reason beside it.
 const (
 	outcomeAccepted     = "accepted"      // Kafka has it
+	outcomeSpilled      = "spilled"       // the disk has it, and Kafka will
 	outcomeProbe        = "probe"         // HEAD, GET or OPTIONS
 	outcomeUnknown      = "unknown"       // no such source
 	outcomeRefused      = "refused"       // not genuine
@@ -43,6 +44,7 @@ const (
 	reasonAckTimeout  = "kafka_timeout"
 	reasonKafka       = "kafka_error"
 	reasonRecordLarge = "kafka_too_large"
+	reasonLate        = "kafka_late" // to the spill at once, because others before it had to
 	reasonConfirm     = "confirmations_full"
 )
 

@@ -1,10 +1,10 @@
 // Package receiver accepts webhooks, proves that they are genuine, and writes
-// them to Kafka as they came. It answers 200 only for what Kafka acknowledged,
-// and otherwise the status code by which this provider refuses a forgery or
-// sends again.
+// them to Kafka as they came. It answers 200 only for what Kafka acknowledged, or
+// what is synced to the spill where there is one, and otherwise the status code
+// by which this provider refuses a forgery or sends again.
 //
-// Guarantee: at least once. A request that was answered 200 is in the raw topic;
-// one that was not may be there too, when the acknowledgement came too late, and
+// Guarantee: at least once. A request that was answered 200 is in the raw topic,
+// or in the spill on its way there; one that was not may be there too, when the acknowledgement came too late, and
 // the provider's next attempt then is a duplicate, which the normalizer finds by
 // the event's id.
 //
@@ -40,10 +40,11 @@ type Producer interface {
 	TryProduce(ctx context.Context, record *kgo.Record, promise func(*kgo.Record, error))
 }
 
-// Deps are the receiver's collaborators. All are required.
+// Deps are the receiver's collaborators. All are required but Spill.
 type Deps struct {
 	Surroundings
 	Producer   Producer
+	Spill      Spill  // nil when there is none; then receiver.spill says nothing
 	Topic      string // of raw records
 	Meter      metric.Meter
 	Tracer     trace.Tracer
@@ -61,6 +62,9 @@ type Service struct {
 
 	inFlight atomic.Int64
 	budget   budget
+	// late is true after Kafka has not acknowledged a record in time, until it
+	// acknowledges any.
+	late atomic.Bool
 	// decoding bounds the bodies that are decompressed at the same time: the
 	// size of the result is not known before. It is work for a processor, so
 	// more at once would not be faster.
@@ -119,8 +123,21 @@ func (s *Service) Routes(r gin.IRouter) {
 	r.OPTIONS(path, s.probe)
 }
 
-// Run confirms subscriptions until ctx ends.
-func (s *Service) Run(ctx context.Context) error { return s.runConfirms(ctx) }
+// Run confirms subscriptions, and drains the spill, until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	if s.deps.Spill == nil {
+		return s.runConfirms(ctx)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	drained := make(chan error, 1)
+	go func() {
+		drained <- s.drain(ctx)
+	}()
+	err := s.runConfirms(ctx)
+	stop()
+	return errors.Join(err, <-drained)
+}
 
 // Ready says whether the receiver runs. Whether Kafka can be reached is for the
 // owner of its client to say.

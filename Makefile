@@ -1,5 +1,6 @@
 # A thin layer over go: what needs logic is a Go test or a program.
 # Needs Go, Node with npm, and for `make test` a C compiler (race detector).
+# What runs on Apache Kafka needs Java 17 or later, and Maven to fetch its jars.
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -7,7 +8,10 @@ SHELL       := bash
 
 PKG      ?= ./...# narrows test and fuzz: make test PKG=./pkg/kafka
 RACE     ?= -race
-EVENTS   ?= 10000
+SEED     ?= 1
+KILLS    ?= 20
+BROKERS  ?= 1# 1 or 3
+HEAP     ?= 512m# of each broker
 FUZZTIME ?= 30s
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD  := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
@@ -24,10 +28,10 @@ CHDB_PLATFORM      := $(CHDB_$(shell uname -s)_$(shell uname -m))
 CHDB_STAMP         := .chdb/$(CHDB_VERSION)
 CHDB_LIBRARY        = $${MAILRIVER_CHDB_LIBRARY:-$$(ls -d $(CURDIR)/.chdb/node_modules/@chdb/lib-$(CHDB_PLATFORM)/libchdb.*)}
 
-.PHONY: help build chdb run demo test lint fmt golden fuzz check clean
+.PHONY: help build chdb kafka-jars kafka run demo test test-kafka chaos lint fmt golden generate fuzz check clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/mailriver (static) and bin/mailriver-allinone (needs libc at run time, for libchdb)
 	$(GOBUILD) -o bin/mailriver ./services/mailriver
@@ -41,14 +45,36 @@ $(CHDB_STAMP):
 	npm install --no-save --no-audit --no-fund --loglevel=error --prefix .chdb @chdb/lib-$(CHDB_PLATFORM)@$(CHDB_VERSION)
 	@touch $@
 
+kafka-jars: .kafka/jars/fetched ## Fetch Apache Kafka by Maven, where it is missing
+
+.kafka/jars/fetched: services/e2e/kafka/pom.xml
+	@command -v mvn >/dev/null || { echo 'mvn is missing: install Maven; the jars of Kafka are fetched by it' >&2; exit 1; }
+	rm -rf .kafka/jars
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka/jars
+	touch $@
+
+kafka: kafka-jars ## BROKERS brokers of Apache Kafka with HEAP each, from port 9092 on, until Ctrl-C
+	go build -o bin/kafka ./services/e2e/kafka
+	exec bin/kafka -brokers $(BROKERS) -heap $(HEAP)
+
 run: chdb build ## Everything in one process, data in ./data
 	exec bin/mailriver-allinone --data-dir data
 
 demo: chdb build ## Simulated events through the whole path, compared with the truth, data thrown away
-	bin/mailriver-allinone demo --events $(EVENTS)
+	bin/mailriver-allinone demo --events $(or $(EVENTS),10000)
 
 test: chdb ## Unit, component and integration tests, race detector on
 	MAILRIVER_CHDB_LIBRARY=$(CHDB_LIBRARY) MAILRIVER_REQUIRE=clickhouse go test $(RACE) -timeout 20m $(PKG)
+
+test-kafka: kafka-jars chdb ## Component tests on Apache Kafka, or on the brokers of KAFKA_BROKERS
+	go build -o bin/kafka ./services/e2e/kafka
+	MAILRIVER_REQUIRE=clickhouse,kafka MAILRIVER_KAFKA_JARS=$(CURDIR)/.kafka/jars \
+	$(if $(KAFKA_BROKERS),,bin/kafka -port 0 -brokers $(BROKERS) -heap $(HEAP)) \
+	go test -p 1 -timeout 15m ./pkg/kafka/... ./pkg/pending/... ./services/normalizer/... ./services/loader/...
+
+chaos: kafka-jars chdb build ## EVENTS events while KILLS times something is killed, paused or restarted; REPORT=FILE
+	go build -o bin/chaos ./services/e2e/chaos
+	bin/chaos -events $(or $(EVENTS),20000) -kills $(KILLS) -seed $(SEED) -brokers $(BROKERS) -heap $(HEAP) $(if $(REPORT),-report $(REPORT))
 
 lint: bin/golangci-lint ## Formatting, vet, linters, import rules of .golangci.yml
 	bin/golangci-lint run ./...
@@ -60,6 +86,9 @@ golden: ## Rewrite the providers' want.json; review the difference before commit
 	UPDATE_GOLDEN=1 go test ./pkg/esp/...
 	git diff --stat -- '**/want.json'
 
+generate: ## Rewrite docs/configuration.md and docs/metrics.md out of the source
+	UPDATE_GOLDEN=1 go test -count=1 -run TestGenerated ./docs
+
 fuzz: ## Each fuzz target for FUZZTIME
 	@go test -list '^Fuzz' $(PKG) | awk '/^Fuzz/ {name[n++] = $$1} /^ok/ {while (n) print $$2, name[--n]}' | \
 	while read -r package target; do \
@@ -70,7 +99,7 @@ fuzz: ## Each fuzz target for FUZZTIME
 check: lint test demo ## What CI runs
 
 clean: ## Remove what build, lint and chdb made; ./data stays
-	rm -rf bin .chdb
+	rm -rf bin .chdb .kafka
 
 # The linter of tools/go.mod, built once and again when its pin changes.
 bin/golangci-lint: tools/go.mod tools/go.sum

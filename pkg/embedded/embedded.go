@@ -19,7 +19,7 @@ import (
 // free port. Nothing asks for a password, so it should be a loopback address.
 type Options struct {
 	DataDir        string // created if missing
-	KafkaAddr      string
+	KafkaAddr      string // empty starts no broker, for use with a real one
 	RegistryAddr   string
 	ClickHouseAddr string
 	Library        string // path of libchdb; empty looks for it, see FindLibrary
@@ -38,7 +38,7 @@ func DefaultOptions() Options {
 
 // Env is a running environment.
 type Env struct {
-	Brokers       []string
+	Brokers       []string // none without KafkaAddr
 	RegistryURL   string
 	ClickHouseURL string
 
@@ -98,12 +98,14 @@ func (e *Env) start(ctx context.Context, opts Options, library string) error {
 	}
 	e.started(func() error { unlock(); return nil })
 
-	kafka, err := startKafka(ctx, filepath.Join(opts.DataDir, "kafka"), opts.KafkaAddr, opts.Logger)
-	if err != nil {
-		return fmt.Errorf("embedded kafka: %w", err)
+	if opts.KafkaAddr != "" {
+		kafka, err := startKafka(ctx, filepath.Join(opts.DataDir, "kafka"), opts.KafkaAddr, opts.Logger)
+		if err != nil {
+			return fmt.Errorf("embedded kafka: %w", err)
+		}
+		e.started(kafka.close)
+		e.Brokers = kafka.addrs()
 	}
-	e.started(kafka.close)
-	e.Brokers = kafka.addrs()
 
 	registry, err := startRegistry(ctx, filepath.Join(opts.DataDir, "registry"), opts.RegistryAddr)
 	if err != nil {

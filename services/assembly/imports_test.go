@@ -64,7 +64,7 @@ var never = []struct {
 	{"mailriver/services/mailriver", kfake, "fakes do not belong in the production binary"},
 	{"mailriver/services/mailriver", srfake, "fakes do not belong in the production binary"},
 	{"mailriver/services/mailriver", purego, "an embedded engine does not belong in the production binary"},
-	{"mailriver/services/mailriver", "mailriver/pkg/embedded/...", "embedded mode is addresses: only services/allinone knows that it exists"},
+	{"mailriver/services/mailriver", "mailriver/pkg/embedded/...", "embedded mode is addresses: only services/allinone and the tests know that it exists"},
 	{"mailriver/...", "github.com/chdb-io/chdb-go", "it loads libchdb in init and panics without it"},
 }
 
@@ -81,7 +81,7 @@ var onlyIn = []struct {
 	{kfake, []string{"mailriver/pkg/embedded/...", "mailriver/pkg/kafka/kafkatest"}, "the embedded broker is for tests and embedded mode"},
 	{srfake, []string{"mailriver/pkg/embedded/...", "mailriver/pkg/kafka/kafkatest"}, "the embedded registry is for tests and embedded mode"},
 	{purego, []string{"mailriver/pkg/embedded/..."}, "pkg/embedded opens libchdb"},
-	{"mailriver/pkg/embedded/...", []string{"mailriver/pkg/embedded/...", "mailriver/services/allinone"}, "embedded mode is addresses"},
+	{"mailriver/pkg/embedded/...", []string{"mailriver/pkg/embedded/...", "mailriver/services/allinone", "mailriver/services/e2e/chaos"}, "embedded mode is addresses"},
 	{"mailriver/services/assembly", []string{"mailriver/services/mailriver", "mailriver/services/allinone"}, "only mains put services together"},
 }
 

@@ -142,10 +142,15 @@ func (c *Cluster) format(ctx context.Context, n *node) error {
 		"offsets.topic.num.partitions=4",
 		"transaction.state.log.num.partitions=4",
 		"group.initial.rebalance.delay.ms=0",
+		// Tests kill members of groups, and do not wait 6 s for each.
+		"group.min.session.timeout.ms=100",
+		"group.consumer.min.session.timeout.ms=100",
+		"group.consumer.min.heartbeat.interval.ms=50",
 		"auto.create.topics.enable=false",
 		"message.max.bytes=20971520",
 		"replica.fetch.max.bytes=20971520",
 		"log.cleaner.dedupe.buffer.size=16777216",
+		"log.cleaner.backoff.ms=1000",
 	}
 	if err := os.WriteFile(n.properties, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		return err
@@ -281,7 +286,8 @@ func (c *Cluster) ping(ctx context.Context) error {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	brokers, err := kadm.NewClient(client).ListBrokers(ctx)
+	admin := kadm.NewClient(client)
+	brokers, err := admin.ListBrokers(ctx)
 	if err != nil {
 		return err
 	}
@@ -294,7 +300,10 @@ func (c *Cluster) ping(ctx context.Context) error {
 	if len(brokers) < running {
 		return fmt.Errorf("%d of %d brokers have joined", len(brokers), running)
 	}
-	return nil
+	// The first question makes the topic of the committed offsets, and the one
+	// after it is answered.
+	coordinators := admin.FindGroupCoordinators(ctx, "any")
+	return coordinators.Error()
 }
 
 // Close stops every broker.

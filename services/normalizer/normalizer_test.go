@@ -82,6 +82,11 @@ func request(c *kafkatest.Cluster, source, body string) *kgo.Record {
 // start runs a normalizer on the cluster until it is stopped or the test ends.
 func start(t *testing.T, c *kafkatest.Cluster, reader metric.Reader) (stop func()) {
 	t.Helper()
+	return startWith(t, c, reader, lines)
+}
+
+func startWith(t *testing.T, c *kafkatest.Cluster, reader metric.Reader, provider esp.Provider) (stop func()) {
+	t.Helper()
 	enc, err := eventavro.NewEncoder(schemas.EmailEventV1, schemaID)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +103,7 @@ func start(t *testing.T, c *kafkatest.Cluster, reader metric.Reader) (stop func(
 			return c.Clients.Session(cfg.Group, c.Group("normalizer.test"), []string{c.Topics.Raw}, opts...)
 		},
 		Reader: c.Clients.Reader, Admin: c.Clients.Admin, Dir: t.TempDir(),
-		Encoder: enc, Providers: []esp.Provider{lines}, Topics: c.Topics, Version: "test",
+		Encoder: enc, Providers: []esp.Provider{provider}, Topics: c.Topics, Version: "test",
 		Meter: metric.NewMeterProvider(options...).Meter("test"), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 	})
 	if err != nil {

@@ -21,7 +21,7 @@ func ClickHouse(t testing.TB) string {
 	if url := os.Getenv("MAILRIVER_CLICKHOUSE_URL"); url != "" {
 		return url
 	}
-	library, err := chdb.FindLibrary(os.Getenv("MAILRIVER_CHDB_LIBRARY"), "../..", "../../..")
+	library, err := chdb.FindLibrary(os.Getenv("MAILRIVER_CHDB_LIBRARY"), "..", "../..", "../../..")
 	if err != nil {
 		if strings.Contains(os.Getenv("MAILRIVER_REQUIRE"), "clickhouse") {
 			t.Fatalf("MAILRIVER_REQUIRE names clickhouse: MAILRIVER_CLICKHOUSE_URL is not set and %v", err)

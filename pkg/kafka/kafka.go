@@ -147,6 +147,10 @@ func (c *Clients) Producer(opts ...kgo.Opt) (*kgo.Client, error) {
 // the classic protocol a restarted one waits too. kgo's default is 45 s.
 const sessionTimeout = 15 * time.Second
 
+// transactionTimeout is after what time the broker aborts a transaction whose
+// owner is gone.
+const transactionTimeout = 30 * time.Second
+
 // Group returns a client that consumes topics in a group, commits only when
 // told, and can produce (dead letters).
 func (c *Clients) Group(group string, topics []string, opts ...kgo.Opt) (*kgo.Client, error) {
@@ -166,9 +170,12 @@ func (c *Clients) Session(group, transactionalID string, topics []string, opts .
 		kgo.ConsumerGroup(group),
 		kgo.ConsumeTopics(topics...),
 		kgo.SessionTimeout(sessionTimeout),
+		// A member that does not join a rebalance holds up all others for this
+		// long. After it, its transaction has timed out anyway.
+		kgo.RebalanceTimeout(transactionTimeout),
 		kgo.TransactionalID(transactionalID),
 		kgo.RecordPartitioner(pinned{c.cfg.Topics().Dedup, kgo.StickyKeyPartitioner(nil)}),
-		kgo.TransactionTimeout(30*time.Second),
+		kgo.TransactionTimeout(transactionTimeout),
 	)
 	return kgo.NewGroupTransactSession(c.with(append(base, opts...)...)...)
 }

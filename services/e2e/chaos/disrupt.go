@@ -337,7 +337,7 @@ func (w *world) restart(ctx context.Context, d disruption, p *process) error {
 
 // aim is how long an aimed disruption looks for its moment before it strikes
 // without.
-const aim = 40 * time.Second
+const aim = 25 * time.Second
 
 // watch polls until seen says so, and reports whether it did.
 func watch(ctx context.Context, seen func(context.Context) bool) bool {

@@ -18,19 +18,22 @@ type metrics struct {
 
 func newMetrics(meter metric.Meter, s *Store) (*metrics, error) {
 	m := &metrics{}
-	for _, c := range []struct {
-		into        *metric.Int64Counter
-		name, about string
-	}{
-		{&m.appended, "mailriver.spill.appended", "Records that were written to the spill."},
-		{&m.rejected, "mailriver.spill.rejected", "Records that the spill did not take, by reason: full, behind, disk or timeout."},
-		{&m.drained, "mailriver.spill.drained", "Records of the spill that Kafka acknowledged."},
-		{&m.refused, "mailriver.spill.refused", "Attempts at records of the spill that Kafka refuses as they are."},
-	} {
-		var err error
-		if *c.into, err = meter.Int64Counter(c.name, metric.WithDescription(c.about)); err != nil {
-			return nil, err
-		}
+	var err error
+	if m.appended, err = meter.Int64Counter("mailriver.spill.appended",
+		metric.WithDescription("Records that were written to the spill.")); err != nil {
+		return nil, err
+	}
+	if m.rejected, err = meter.Int64Counter("mailriver.spill.rejected",
+		metric.WithDescription("Records that the spill did not take, by reason: full, behind, disk or timeout.")); err != nil {
+		return nil, err
+	}
+	if m.drained, err = meter.Int64Counter("mailriver.spill.drained",
+		metric.WithDescription("Records of the spill that Kafka acknowledged.")); err != nil {
+		return nil, err
+	}
+	if m.refused, err = meter.Int64Counter("mailriver.spill.refused",
+		metric.WithDescription("Attempts at records of the spill that Kafka refuses as they are.")); err != nil {
+		return nil, err
 	}
 	records, err := meter.Int64ObservableGauge("mailriver.spill.records",
 		metric.WithDescription("Records on disk that wait for Kafka."))

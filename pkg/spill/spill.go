@@ -32,11 +32,11 @@ import (
 
 // Config bounds the spill.
 type Config struct {
-	// Dir is the folder of the segments. It must survive what the records
-	// shall survive.
+	// Dir is the folder of the segments, on a disk that survives a restart. It
+	// holds personal data. Empty is a folder in data_dir.
 	Dir string `yaml:"dir"`
-	// MaxBytes bounds the records on disk. The files are larger by less than a
-	// thousandth.
+	// MaxBytes bounds the records on disk. The files are larger by a few bytes
+	// for each record.
 	MaxBytes int64 `yaml:"max_bytes"`
 	// SegmentBytes is the size at which a file is followed by the next one. It
 	// bounds what a drain holds in memory and produces twice after a crash.

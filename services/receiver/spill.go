@@ -17,6 +17,8 @@ import (
 // SpillConfig says whether records go to the disk while Kafka does not take
 // them: the section receiver.spill.
 type SpillConfig struct {
+	// Enabled keeps webhooks on the local disk, synced, while Kafka does not
+	// acknowledge them, and answers 200.
 	Enabled bool `yaml:"enabled"`
 	// After is how long a request waits for Kafka before its record goes to the
 	// disk.

@@ -28,10 +28,10 @@ CHDB_PLATFORM      := $(CHDB_$(shell uname -s)_$(shell uname -m))
 CHDB_STAMP         := .chdb/$(CHDB_VERSION)
 CHDB_LIBRARY        = $${MAILRIVER_CHDB_LIBRARY:-$$(ls -d $(CURDIR)/.chdb/node_modules/@chdb/lib-$(CHDB_PLATFORM)/libchdb.*)}
 
-.PHONY: help build chdb kafka-jars kafka run demo test test-kafka chaos lint fmt golden generate fuzz check clean
+.PHONY: help build chdb kafka-jars kafka run demo test test-kafka chaos bench-memory lint fmt golden generate fuzz check clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/mailriver (static) and bin/mailriver-allinone (needs libc at run time, for libchdb)
 	$(GOBUILD) -o bin/mailriver ./services/mailriver
@@ -75,6 +75,10 @@ test-kafka: kafka-jars chdb ## Component tests on Apache Kafka, or on the broker
 chaos: kafka-jars chdb build ## EVENTS events while KILLS times something is killed, paused or restarted; REPORT=FILE
 	go build -o bin/chaos ./services/e2e/chaos
 	bin/chaos -events $(or $(EVENTS),20000) -kills $(KILLS) -seed $(SEED) -brokers $(BROKERS) -heap $(HEAP) $(if $(REPORT),-report $(REPORT))
+
+bench-memory: kafka-jars chdb build ## Peak memory of normalizer and loader at backlogs of 10^4, 10^5 and 10^6 events
+	go build -o bin/backlog ./services/e2e/backlog
+	bin/backlog -heap $(HEAP)
 
 lint: bin/golangci-lint ## Formatting, vet, linters, import rules of .golangci.yml
 	bin/golangci-lint run ./...

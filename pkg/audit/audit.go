@@ -66,8 +66,9 @@ type Partition struct {
 	Letters    int64 `json:"letters"`    // dead letters, as expected
 	Missing    int64 `json:"missing"`    // events that are nowhere
 	Rows       int64 `json:"rows"`       // in ClickHouse
-	// RawInFlight are offsets that the normalizer has not committed yet, and
-	// RowsInFlight events that the loader has not.
+	// RawInFlight are raw records that the normalizer has not committed yet
+	// (offsets, when they are many), and RowsInFlight events that the loader has
+	// not.
 	RawInFlight  int64 `json:"raw_in_flight"`
 	RowsInFlight int64 `json:"rows_in_flight"`
 	// RowsLettered are events in a dead letter of the loader.

@@ -465,6 +465,32 @@ func TestRun_newGroups(t *testing.T) {
 	}
 }
 
+// A retry of dead letters writes a raw record in a transaction. Its end takes an
+// offset that no group ever commits.
+func TestRun_endOfATransactionIsNotInFlight(t *testing.T) {
+	r := newRiver(t)
+	r.fill()
+	client, err := r.c.Clients.Producer(kgo.TransactionalID(r.c.Group("retry")), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: r.c.Topics.Raw, Value: []byte("a b")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	r.commit(9, 10)
+	got := r.audit(audit.Options{})
+	if total := got.Total(); !got.Balanced() || total.RawInFlight != 0 || total.Duplicates != 4 {
+		t.Errorf("Run() = %+v, %v, want nothing in flight", total, got.Findings)
+	}
+}
+
 func TestRun_limitsWhatItNames(t *testing.T) {
 	r := newRiver(t)
 	events := r.fill()

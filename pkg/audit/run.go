@@ -77,9 +77,12 @@ func (a *Auditor) Run(ctx context.Context, opt Options) (Books, error) {
 	if r.spans, err = a.locate(ctx, opt); err != nil {
 		return Books{}, fmt.Errorf("audit: %w", err)
 	}
+	inFlight, err := a.rawInFlight(ctx, r.spans)
+	if err != nil {
+		return Books{}, fmt.Errorf("audit: raw records in flight: %w", err)
+	}
 	for p, from := range r.spans.raw.From {
-		to := r.spans.raw.To[p]
-		r.byP[p] = &Partition{Partition: p, From: from, To: to, RawInFlight: max(0, r.spans.rawEnd[p]-to)}
+		r.byP[p] = &Partition{Partition: p, From: from, To: r.spans.raw.To[p], RawInFlight: inFlight[p]}
 	}
 	if err := r.readLetters(ctx); err != nil {
 		return Books{}, fmt.Errorf("audit: dead letters: %w", err)

@@ -19,6 +19,26 @@ import (
 // the clocks of two machines.
 const early = time.Hour
 
+// countable is the lag up to which its records are counted. An offset may also be
+// the end of a transaction (a retry of dead letters), which nobody consumes.
+const countable = 1000
+
+// rawInFlight returns what the normalizer has not committed, by partition.
+func (a *Auditor) rawInFlight(ctx context.Context, s spans) (map[int32]int64, error) {
+	counts := map[int32]int64{}
+	short := kafka.Span{Topic: s.raw.Topic, From: map[int32]int64{}, To: map[int32]int64{}}
+	for p, end := range s.rawEnd {
+		lag := end - s.raw.To[p]
+		if lag > countable {
+			counts[p] = lag
+			continue
+		}
+		short.From[p], short.To[p] = s.raw.To[p], end
+	}
+	err := a.deps.Clients.Read(ctx, short, func(r *kgo.Record) error { counts[r.Partition]++; return nil })
+	return counts, err
+}
+
 // spans are the parts of the topics that an audit reads.
 type spans struct {
 	raw, events, dead kafka.Span

@@ -3,6 +3,7 @@ package assembly
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
@@ -68,6 +69,19 @@ func SimulatedSources(cfg Config, keys simulate.Keys, base string, only []string
 		return nil, errors.New("the configuration has no source that can be simulated")
 	}
 	return sources, nil
+}
+
+// LocalURL returns the base URL, on this machine, of a server that listens on
+// an address.
+func LocalURL(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "http://" + addr
+	}
+	if host == "" || net.ParseIP(host).IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
 }
 
 // CertHost returns where the simulated sources expect SNS certificates, or "".

@@ -97,7 +97,7 @@ func (c *command) root() *cobra.Command {
 	root.AddGroup(services, operate)
 	for _, s := range assembly.Services() {
 		root.AddCommand(&cobra.Command{
-			Use: s.Name, Short: capital(s.About), GroupID: services.ID, Args: cobra.NoArgs,
+			Use: s.Name, Short: capital(s.About), GroupID: services.ID, Args: oneService,
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd, []string{s.Name}) },
 		})
 	}
@@ -107,6 +107,14 @@ func (c *command) root() *cobra.Command {
 	}
 	markUsageErrors(root)
 	return root
+}
+
+// oneService refuses what stands behind the name of a service.
+func oneService(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("takes no arguments, got %q: several services are one list, as in %s,%s", args[0], cmd.Name(), args[0])
 }
 
 // markUsageErrors makes errors of positional arguments exit with status 2.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailriver/pkg/config"
 	"mailriver/pkg/run"
 	"mailriver/pkg/simulate"
 	"mailriver/pkg/terminal"
@@ -47,6 +49,9 @@ func (c *command) simulate() *cobra.Command {
 			if err != nil {
 				return usageError{cmd.CommandPath(), err}
 			}
+			if err := notNegative(options.Events, sender.Rate, sender.Attempts, concurrency); err != nil {
+				return usageError{cmd.CommandPath(), err}
+			}
 			cfg, err := c.load()
 			if err != nil {
 				return err
@@ -58,9 +63,17 @@ func (c *command) simulate() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("%w (make them with `mailriver simulate keys --keys %s`)", err, keysDir)
 			}
+			if base == "" {
+				base = assembly.LocalURL(cfg.Receiver.HTTP.Addr)
+			}
 			sources, err := assembly.SimulatedSources(cfg, keys, base, only)
 			if err != nil {
-				return err
+				return usageError{cmd.CommandPath(), err}
+			}
+			if !sender.RetryAll { // with it, one waits for a receiver that is down
+				if err := answers(cmd.Context(), base); err != nil {
+					return err
+				}
 			}
 			requests, err := simulate.Generate(sources, options)
 			if err != nil {
@@ -81,6 +94,9 @@ func (c *command) simulate() *cobra.Command {
 			}
 			sender.Concurrency = concurrency
 			summary, err := send(cmd.Context(), cmd, sender, requests, options.Events, keys, assembly.CertHost(sources))
+			if err != nil && summary.Requests == 0 {
+				return err
+			}
 			return errors.Join(err, writeSummary(cmd, format, summary))
 		},
 	}
@@ -91,7 +107,7 @@ func (c *command) simulate() *cobra.Command {
 	flags.Float64Var(&options.Duplicates, "duplicates", 0.05, "share of requests that are delivered again")
 	flags.Float64Var(&options.Reorder, "reorder", 0.1, "share of requests that come late")
 	flags.Float64Var(&options.Forgeries, "forgeries", 0, "share of requests that are followed by a forged copy")
-	flags.StringVar(&base, "url", "http://localhost:8080", "base URL of the receiver")
+	flags.StringVar(&base, "url", "", "base URL of the receiver (default: here, on the port of receiver.addr)")
 	flags.StringSliceVar(&only, "source", nil, "only these sources of the configuration")
 	flags.StringVar(&keysDir, "keys", "", "folder of the simulator's keys (default data_dir/keys)")
 	flags.StringVar(&truthFile, "truth", "", "write one JSON line for each distinct event to this file")
@@ -102,6 +118,32 @@ func (c *command) simulate() *cobra.Command {
 	flags.StringVar(&output, "output", "table", "table, json or csv")
 	cmd.AddCommand(c.simulateKeys())
 	return cmd
+}
+
+// notNegative reports every number that is.
+func notNegative(events int, rate float64, attempts, concurrency int) error {
+	var problems config.Problems
+	problems.Must(events >= 0, "events: is %d, must not be negative", events)
+	problems.Must(rate >= 0, "rate: is %g, must not be negative", rate)
+	problems.Must(attempts >= 0, "attempts: is %d, must not be negative", attempts)
+	problems.Must(concurrency >= 0, "concurrency: is %d, must not be negative", concurrency)
+	return problems.Err()
+}
+
+// answers reports a receiver that is not there, at once: without it, each
+// request would be tried again for as long as a provider has patience.
+func answers(ctx context.Context, base string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, base, nil)
+	if err != nil {
+		return fmt.Errorf("url: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("nothing answers at %s: start the receiver, or name another with --url", base)
+	}
+	return resp.Body.Close()
 }
 
 // send posts, shows progress, and serves the SNS certificate meanwhile.
@@ -202,6 +244,6 @@ func (c *command) simulateKeys() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&dir, "keys", filepath.Join("data", "keys"), "folder of the keys")
 	cmd.Flags().StringVar(&base, "url", "http://localhost:8080", "base URL of the receiver, as the providers see it")
-	cmd.Flags().StringVar(&certHost, "cert-host", "127.0.0.1:8443", "host:port where `simulate` serves the SNS certificate")
+	cmd.Flags().StringVar(&certHost, "cert-host", "127.0.0.1:8443", "host:port where simulate serves the SNS certificate")
 	return cmd
 }

@@ -52,6 +52,9 @@ func (c *command) tail() *cobra.Command {
 			if err != nil {
 				return usageError{cmd.CommandPath(), fmt.Errorf("from: %w", err)}
 			}
+			if limit < 0 {
+				return usageError{cmd.CommandPath(), fmt.Errorf("limit: is %d, must not be negative", limit)}
+			}
 			if err := checkTypes(filter.types); err != nil {
 				return usageError{cmd.CommandPath(), err}
 			}

@@ -34,7 +34,7 @@ func demoCommand(environ []string) *cobra.Command {
 		Long: "Starts everything on free ports and a throw-away folder, posts simulated webhooks of every provider\n" +
 			"with redeliveries and disorder, and compares what ClickHouse then holds with the simulator's truth,\n" +
 			"field by field. Exit status 0 means that every event is there once and every field agrees.",
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.out, d.errs = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			d.library = lookup(environ, "MAILRIVER_CHDB_LIBRARY")

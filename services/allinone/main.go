@@ -57,17 +57,20 @@ func command(environ []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "mailriver-allinone",
 		Short:         "Mailriver with an embedded Kafka, schema registry and ClickHouse engine",
-		Args:          cobra.NoArgs,
+		Args:          noArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(configFile, dataDir, cmd.Flags().Changed("data-dir"), environ)
+			cfg, file, err := loadConfig(configFile, dataDir, cmd.Flags().Changed("data-dir"), environ)
 			if err != nil {
 				return err
 			}
 			return serve(cmd.Context(), cfg, options{
 				library: lookup(environ, "MAILRIVER_CHDB_LIBRARY"), logs: cmd.ErrOrStderr(),
-				started: func(s started) { banner(cmd.OutOrStdout(), s) },
+				started: func(s started) {
+					s.file, s.command = file, sibling()
+					banner(cmd.OutOrStdout(), s)
+				},
 			})
 		},
 	}
@@ -79,25 +82,59 @@ func command(environ []string) *cobra.Command {
 	return root
 }
 
-// loadConfig reads the configuration. Without a file it makes one in the data
-// folder, with a source for each provider that can be simulated.
-func loadConfig(file, dataDir string, dirGiven bool, environ []string) (assembly.Config, error) {
+// noArgs is cobra.NoArgs with the exit status of wrong usage.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%w: %s takes no arguments, got %q: see --help", errUsage, cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// sibling is `mailriver` beside this program, as one would type it.
+func sibling() string {
+	const name = "mailriver"
+	self, err := os.Executable()
+	if err != nil {
+		return name
+	}
+	path := filepath.Join(filepath.Dir(self), name)
+	if _, err := os.Stat(path); err != nil {
+		return name
+	}
+	return shorter(path)
+}
+
+// shorter is the path from here, for what is below.
+func shorter(path string) string {
+	here, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	if relative, err := filepath.Rel(here, path); err == nil && filepath.IsLocal(relative) {
+		return relative
+	}
+	return path
+}
+
+// loadConfig reads the configuration, and returns its file, too. Without one it
+// makes one in the data folder, with a source for each provider that can be
+// simulated.
+func loadConfig(file, dataDir string, dirGiven bool, environ []string) (cfg assembly.Config, path string, err error) {
 	if file == "" {
 		if _, err := os.Stat(assembly.DefaultFile); err == nil {
 			file = assembly.DefaultFile
 		} else if file, err = firstConfig(dataDir, defaultReceiver, defaultCertHost); err != nil {
-			return assembly.Config{}, err
+			return cfg, file, err
 		}
 	}
-	cfg, err := assembly.Load(file, environ)
-	if err != nil {
-		return cfg, err
+	if cfg, err = assembly.Load(file, environ); err != nil {
+		return cfg, file, err
 	}
 	if dirGiven || cfg.DataDir == assembly.DefaultConfig().DataDir {
 		cfg.DataDir = dataDir
 	}
 	cfg.DataDir, err = filepath.Abs(cfg.DataDir)
-	return cfg, err
+	return cfg, file, err
 }
 
 func lookup(environ []string, name string) string {

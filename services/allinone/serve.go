@@ -32,8 +32,10 @@ type options struct {
 
 // started is what there is to tell when everything is ready.
 type started struct {
-	config assembly.Config
-	env    *embedded.Env
+	config  assembly.Config
+	env     *embedded.Env
+	file    string // of the configuration
+	command string // mailriver, as one would type it
 }
 
 // serve starts the embedded parts on the addresses that the configuration
@@ -86,7 +88,7 @@ func serve(ctx context.Context, cfg assembly.Config, opts options) (err error) {
 			}
 		}},
 		run.Service{Name: "mailriver", Run: func(ctx context.Context) error {
-			return process.Run(ctx, assembly.ServiceNames(), func() { opts.started(started{cfg, env}) })
+			return process.Run(ctx, assembly.ServiceNames(), func() { opts.started(started{config: cfg, env: env}) })
 		}},
 	)
 }
@@ -145,45 +147,49 @@ func firstConfig(dataDir, receiver, certHost string) (path string, err error) {
 
 // banner tells a person what is where, and what to try.
 func banner(w io.Writer, s started) {
-	receiver := defaultReceiver
-	if _, port, err := net.SplitHostPort(s.config.Receiver.HTTP.Addr); err == nil {
-		receiver = "http://localhost:" + port
-	}
+	receiver := assembly.LocalURL(s.config.Receiver.HTTP.Addr)
 	fmt.Fprintf(w, `
 Mailriver is ready. Data is in %s.
 
   webhooks      POST %s/webhooks/{source}
-  metrics       http://%s/metrics   /livez   /readyz
+  metrics       %s/metrics   /livez   /readyz
   Kafka         %s
   registry      %s
   ClickHouse    %s
-`, s.config.DataDir, receiver, localhost(s.config.Admin.Addr), s.env.Brokers[0], s.env.RegistryURL, s.env.ClickHouseURL)
+`, s.config.DataDir, receiver, assembly.LocalURL(s.config.Admin.Addr), s.env.Brokers[0], s.env.RegistryURL, s.env.ClickHouseURL)
 
-	keys, err := simulate.LoadKeys(filepath.Join(s.config.DataDir, "keys"))
-	if err != nil {
-		return // sources of the user's own: there is nothing to sign with
+	config := ""
+	if s.file != assembly.DefaultFile {
+		config = " --config " + shorter(s.file)
 	}
-	sources, err := assembly.SimulatedSources(s.config, keys, receiver, nil)
-	if err != nil {
-		return
-	}
+	sources := s.simulated(receiver)
 	for _, source := range sources {
 		if source.Provider != "mailgun" {
 			continue
 		}
-		curl, err := simulate.SignedCurl(source, time.Now())
-		if err != nil {
-			return
+		if curl, err := simulate.SignedCurl(source, time.Now()); err == nil {
+			fmt.Fprintf(w, "\nSend a signed event:\n\n%s\n", curl)
 		}
-		fmt.Fprintf(w, "\nSend a signed event:\n\n%s\n\nRead it:\n\ncurl -s '%s/?query=SELECT+occurred_at,event_type,provider,recipient+FROM+mailriver.events+"+
-			"ORDER+BY+received_at+DESC+LIMIT+5+FORMAT+PrettyCompact'\n\n", curl, s.env.ClickHouseURL)
 	}
+	fmt.Fprintf(w, "\nRead the latest:\n\ncurl -s '%s/?query=SELECT+occurred_at,event_type,provider,recipient+FROM+mailriver.events+"+
+		"ORDER+BY+received_at+DESC+LIMIT+5+FORMAT+PrettyCompact'\n", s.env.ClickHouseURL)
+	fmt.Fprintf(w, "\nSee them come:\n\n%s tail%s\n", s.command, config)
+	if len(sources) > 0 {
+		fmt.Fprintf(w, "\nSend a thousand more, of every provider:\n\n%s simulate%s\n", s.command, config)
+	}
+	fmt.Fprintln(w)
 }
 
-func localhost(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil || host != "" && host != "0.0.0.0" && host != "::" {
-		return addr
+// simulated are the sources that one can sign for here: none where they are the
+// user's own.
+func (s started) simulated(receiver string) []simulate.Source {
+	keys, err := simulate.LoadKeys(filepath.Join(s.config.DataDir, "keys"))
+	if err != nil {
+		return nil
 	}
-	return "localhost:" + port
+	sources, err := assembly.SimulatedSources(s.config, keys, receiver, nil)
+	if err != nil {
+		return nil
+	}
+	return sources
 }

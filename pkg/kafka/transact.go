@@ -14,6 +14,9 @@ import (
 type Outcome struct {
 	// Records become visible together with the offsets of the input.
 	Records []*kgo.Record
+	// Check, if set, is asked when all records are acknowledged, before the
+	// transaction commits. An error aborts it.
+	Check func(ctx context.Context) error
 	// Done, if set, is told how the transaction ended. After false the same
 	// input comes again.
 	Done func(committed bool)
@@ -94,6 +97,9 @@ func (t *Transactor) once(shutdown context.Context, sess *kgo.GroupTransactSessi
 	}
 	produceErr := promise.Err() // waits for every record
 	failed := errors.Join(handleErr, produceErr)
+	if failed == nil && out.Check != nil {
+		failed = out.Check(shutdown)
+	}
 	committed, err := sess.End(ctx, kgo.TransactionEndTry(failed == nil))
 	committed = committed && err == nil
 	if out.Done != nil {

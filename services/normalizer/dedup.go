@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -20,10 +21,11 @@ import (
 // transaction that publishes it, on the partition of its raw record. Every
 // instance reads the whole topic into its local store. Before it works on a raw
 // partition that it was newly assigned, it waits until the topic is read to its
-// end, transactions still open included: so a redelivery, which lands on the same raw partition by its delivery key,
-// always finds its mark. A copy in another batch may lie on another partition;
-// its mark is found as soon as it is read, which leaves a gap only for two
-// copies that two instances work on within the same moment (docs/adr/0014).
+// end, transactions still open included: so a redelivery, which lands on the
+// same raw partition by its delivery key, always finds its mark. A copy in
+// another batch may lie on another partition; its mark is found as soon as it
+// is read. Two copies that two instances work on in the same moment are the
+// business of claims (docs/adr/0014).
 type dedup struct {
 	marks  *marks
 	window time.Duration
@@ -40,6 +42,20 @@ type dedup struct {
 	position map[int32]int64 // dedup offset read next
 	fresh    map[int32]bool  // raw partitions whose marks were complete after their assignment
 	moved    chan struct{}   // closed and replaced whenever position advances
+}
+
+// positions are the offsets before which every mark is in the store.
+func (d *dedup) positions() map[int32]int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.position)
+}
+
+// moves is closed when positions have advanced.
+func (d *dedup) moves() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.moved
 }
 
 // run reads the dedup topic and sweeps the store until ctx ends. Errors of

@@ -59,6 +59,7 @@ type Service struct {
 	transformer *Transformer
 	metrics     *metrics
 	dedup       *dedup
+	claims      *claims
 	client      atomic.Pointer[kgo.Client]
 }
 
@@ -81,7 +82,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		log: deps.Logger, now: deps.Now,
 		position: map[int32]int64{}, fresh: map[int32]bool{}, moved: make(chan struct{}),
 	}
-	return &Service{cfg: cfg, deps: deps, transformer: t, metrics: m, dedup: d}, nil
+	return &Service{cfg: cfg, deps: deps, transformer: t, metrics: m, dedup: d, claims: newClaims(d, deps.Reader, deps.Logger)}, nil
 }
 
 // Run normalizes until ctx ends, and finishes the transaction in hand.
@@ -104,6 +105,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	// The store is closed behind both: neither may outlive the other.
 	return run.Group(ctx, drain,
 		run.Service{Name: "marks", Run: s.dedup.run},
+		run.Service{Name: "claims", Run: s.claims.run},
 		run.Service{Name: "transactions", Run: transactor.Run},
 	)
 }
@@ -156,6 +158,13 @@ func (s *Service) handle(ctx context.Context, batch []*kgo.Record) (kafka.Outcom
 			out.Records = append(out.Records, c.Record)
 		}
 		out.Records = append(out.Records, results[i].Letters...)
+	}
+	out.Check = func(ctx context.Context) error {
+		producer, _, err := s.client.Load().ProducerID(ctx)
+		if err != nil {
+			return fmt.Errorf("producer id: %w", err)
+		}
+		return s.claims.check(ctx, producer, kept)
 	}
 	out.Done = func(committed bool) {
 		if !committed {

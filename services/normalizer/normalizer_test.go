@@ -87,6 +87,11 @@ func start(t *testing.T, c *kafkatest.Cluster, reader metric.Reader) (stop func(
 
 func startWith(t *testing.T, c *kafkatest.Cluster, reader metric.Reader, provider esp.Provider) (stop func()) {
 	t.Helper()
+	return startInstance(t, c, reader, provider, "test")
+}
+
+func startInstance(t *testing.T, c *kafkatest.Cluster, reader metric.Reader, provider esp.Provider, instance string) (stop func()) {
+	t.Helper()
 	enc, err := eventavro.NewEncoder(schemas.EmailEventV1, schemaID)
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +105,7 @@ func startWith(t *testing.T, c *kafkatest.Cluster, reader metric.Reader, provide
 	}
 	service, err := normalizer.New(cfg, normalizer.Deps{
 		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
-			return c.Clients.Session(cfg.Group, c.Group("normalizer.test"), []string{c.Topics.Raw}, opts...)
+			return c.Clients.Session(cfg.Group, c.Group("normalizer."+instance), []string{c.Topics.Raw}, opts...)
 		},
 		Reader: c.Clients.Reader, Admin: c.Clients.Admin, Dir: t.TempDir(),
 		Encoder: enc, Providers: []esp.Provider{provider}, Topics: c.Topics, Version: "test",
@@ -287,6 +292,49 @@ func TestNormalizer_publishesEachEventOnce(t *testing.T) {
 	want := map[string]int{"shop a@example.com": 1, "shop b@example.com": 1, "blog a@example.com": 1, "shop end@example.com": 1}
 	if !maps.Equal(seen, want) {
 		t.Errorf("published %v, want %v", seen, want)
+	}
+}
+
+// Copies of an event that come in the same moment, in other requests and so on
+// other partitions, are published once by two instances side by side. Without
+// the claims some are published by both.
+func TestNormalizer_instancesSideBySide(t *testing.T) {
+	c := kafkatest.New(t)
+	startInstance(t, c, nil, lines, "one")
+	startInstance(t, c, nil, lines, "two")
+	// Both have partitions when events of every partition are through.
+	const rounds, events = 20, 20
+	seen, want := map[string]int{}, 0
+	for round := range rounds {
+		var records []*kgo.Record
+		for i := range events {
+			body := fmt.Sprintf("%d-%d@example.com", round, i)
+			for copies := range 4 {
+				records = append(records, request(c, "shop", body+strings.Repeat("\n"+body, copies)))
+			}
+		}
+		c.Produce(t, records...)
+		want += events
+		clear(seen)
+		all := c.Read(t, c.Topics.Events, want)
+		for _, r := range all {
+			seen[string(r.Key)]++
+		}
+	}
+	// Whatever would be published twice is published before this one, on its
+	// own partition of the canonical topic; so all of them are read once more.
+	c.Produce(t, request(c, "blog", "end@example.com"))
+	clear(seen)
+	for _, r := range c.ReadWithin(t, c.Topics.Events, rounds*events*4+1, 2*time.Second) {
+		seen[string(r.Key)]++
+	}
+	if len(seen) != want+1 {
+		t.Errorf("published %d events, want %d", len(seen), want+1)
+	}
+	for key, n := range seen {
+		if n != 1 {
+			t.Errorf("%s was published %d times, want once", key, n)
+		}
 	}
 }
 

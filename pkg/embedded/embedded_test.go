@@ -473,3 +473,25 @@ func alive(pid int) bool {
 	_, fields, _ := strings.Cut(string(b), ") ")
 	return !strings.HasPrefix(fields, "Z")
 }
+
+// Without an address for Kafka the rest runs, for use with a real one.
+func TestStart_withoutBroker(t *testing.T) {
+	dir := t.TempDir()
+	opts := options(t, dir)
+	opts.KafkaAddr = ""
+	env, err := Start(t.Context(), opts)
+	if err != nil {
+		t.Fatalf("Start() = %v, want nil", err)
+	}
+	defer func() {
+		if err := env.Close(); err != nil {
+			t.Errorf("Close() = %v, want nil", err)
+		}
+	}()
+	if len(env.Brokers) != 0 || env.RegistryURL == "" {
+		t.Errorf("Start() = brokers %v, registry %q, want no broker and a registry", env.Brokers, env.RegistryURL)
+	}
+	if got := mustQuery(t, env, "SELECT 1"); got != "1" {
+		t.Errorf("SELECT 1 = %q, want 1", got)
+	}
+}

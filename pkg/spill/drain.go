@@ -14,7 +14,9 @@ import (
 
 // Produce gives a record to Kafka. It calls the promise exactly once, with a nil
 // error when the record is durable, and may change the record until then. It is
-// (*kgo.Client).TryProduce, or something around it.
+// (*kgo.Client).TryProduce, or something around it, of a client without
+// RecordDeliveryTimeout: kgo counts that from the record's timestamp, so it would
+// give every older record up at once.
 type Produce func(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error))
 
 const (

@@ -266,14 +266,19 @@ func buildReceiver(ctx context.Context, p *Process) (Part, error) {
 	if p.Config.Receiver.Spill.Enabled {
 		store, err := p.openSpill(log)
 		if err != nil {
-			producer.Close()
-			return Part{}, err
+			return Part{}, errors.Join(err, closeAll())
 		}
-		deps.Spill = store
+		// A client of its own, without RecordDeliveryTimeout: its clock begins
+		// with the record's timestamp, which is from before the outage.
+		drainer, err := p.Clients.Producer()
+		if err != nil {
+			return Part{}, errors.Join(err, store.Close(), closeAll())
+		}
+		deps.Spill, deps.SpillProducer = store, drainer
 		// Without Kafka, the receiver works on: it must get requests.
 		checks[0].Optional = true
 		checks = append(checks, httpserver.Check{Name: "receiver spill", Ask: store.Degraded, Optional: true})
-		closeAll = func() error { producer.Close(); return store.Close() }
+		closeAll = func() error { producer.Close(); drainer.Close(); return store.Close() }
 	}
 	service, err := receiver.New(p.Config.Receiver, p.Config.Sources, deps)
 	if err != nil {

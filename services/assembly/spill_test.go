@@ -4,10 +4,18 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+
+	"mailriver/pkg/kafka/kafkatest"
+	"mailriver/pkg/raw"
 	"mailriver/pkg/spill"
 	"mailriver/services/assembly"
 )
@@ -45,6 +53,54 @@ func TestReceiver_readyWithoutKafka(t *testing.T) {
 		if err := part.Close(); err != nil {
 			t.Errorf("Close() = %v", err)
 		}
+	}
+}
+
+// The client times a record out by its timestamp, and that of a record of the
+// spill is from before the outage. It must get through at any age, with the
+// timestamp that it has.
+func TestReceiver_drainsOldRecords(t *testing.T) {
+	cluster := kafkatest.New(t)
+	cfg := assembly.DefaultConfig()
+	cfg.DataDir, cfg.Instance = t.TempDir(), "one"
+	cfg.Kafka = cluster.Config
+	cfg.Receiver.HTTP.Addr = "127.0.0.1:0"
+	cfg.Receiver.Spill.Enabled = true
+	cfg.Receiver.Spill.Config.Dir = filepath.Join(cfg.DataDir, "spill")
+
+	store, err := spill.Open(cfg.Receiver.Spill.Config, spill.Deps{
+		FS: vfs.Default, Meter: metricnoop.NewMeterProvider().Meter(""), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	received := time.Now().Add(-time.Hour).UTC().Truncate(time.Millisecond)
+	record := raw.Record{Provider: "ses", Source: "ses", ReceivedAt: received, Body: []byte("v")}.Kafka(cluster.Topics.Raw, "k")
+	if err := errors.Join(store.Append(t.Context(), record), store.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	part, err := buildReceiver(t, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for _, service := range part.Run {
+		wg.Go(func() {
+			if err := service.Run(ctx); err != nil {
+				t.Errorf("%s: %v", service.Name, err)
+			}
+		})
+	}
+	got := cluster.Read(t, cluster.Topics.Raw, 1)[0]
+	stop()
+	wg.Wait()
+	if err := part.Close(); err != nil {
+		t.Errorf("Close() = %v", err)
+	}
+	if string(got.Key) != "k" || string(got.Value) != "v" || !got.Timestamp.Equal(received) {
+		t.Errorf("record = %s %s of %s, want that of %s", got.Key, got.Value, got.Timestamp, received)
 	}
 }
 

@@ -40,16 +40,19 @@ type Producer interface {
 	TryProduce(ctx context.Context, record *kgo.Record, promise func(*kgo.Record, error))
 }
 
-// Deps are the receiver's collaborators. All are required but Spill.
+// Deps are the receiver's collaborators. All are required, but for the spill's.
 type Deps struct {
 	Surroundings
-	Producer   Producer
-	Spill      Spill  // nil when there is none; then receiver.spill says nothing
-	Topic      string // of raw records
-	Meter      metric.Meter
-	Tracer     trace.Tracer
-	Propagator propagation.TextMapPropagator
-	Logger     *slog.Logger
+	Producer Producer
+	Spill    Spill // nil when there is none; then receiver.spill says nothing
+	// SpillProducer is given what the spill holds. It must not give a record up
+	// for its age: that is counted from the record's timestamp.
+	SpillProducer Producer
+	Topic         string // of raw records
+	Meter         metric.Meter
+	Tracer        trace.Tracer
+	Propagator    propagation.TextMapPropagator
+	Logger        *slog.Logger
 }
 
 // Service is the receiver.
@@ -79,6 +82,9 @@ func New(cfg Config, sources []Source, deps Deps) (*Service, error) {
 	if deps.Producer == nil || deps.Topic == "" || deps.Meter == nil || deps.Tracer == nil || deps.Propagator == nil ||
 		deps.Logger == nil || deps.LookupEnv == nil || deps.ReadFile == nil || deps.Now == nil {
 		return nil, errors.New("receiver: a dependency is missing")
+	}
+	if deps.Spill != nil && deps.SpillProducer == nil {
+		return nil, errors.New("receiver: a dependency of the spill is missing")
 	}
 	var problems config.Problems
 	problems.Add(config.Prefix("receiver.", cfg.Validate()))

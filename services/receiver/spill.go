@@ -123,6 +123,6 @@ func (s *Service) noting(promise func(*kgo.Record, error)) func(*kgo.Record, err
 // drain gives what the spill holds to Kafka until ctx ends.
 func (s *Service) drain(ctx context.Context) error {
 	return s.deps.Spill.Drain(ctx, func(ctx context.Context, r *kgo.Record, promise func(*kgo.Record, error)) {
-		s.deps.Producer.TryProduce(ctx, r, s.noting(promise))
+		s.deps.SpillProducer.TryProduce(ctx, r, s.noting(promise))
 	})
 }

@@ -55,7 +55,9 @@ func newStore(t *testing.T, fs vfs.FS, change func(*spill.Config)) *spill.Store 
 	return store
 }
 
-func withSpill(s Spill) func(*Deps) { return func(d *Deps) { d.Spill = s } }
+func withSpill(s Spill) func(*Deps) {
+	return func(d *Deps) { d.Spill, d.SpillProducer = s, d.Producer }
+}
 
 // postBody sends a genuine request to the source shop.
 func postBody(t *testing.T, f *fixture, body string) int {
@@ -350,6 +352,15 @@ func TestSpill_recordIsItsOwn(t *testing.T) {
 		!drained[0].Timestamp.Equal(f.clock.Now().Truncate(time.Millisecond)) ||
 		slices.ContainsFunc(drained[0].Headers, func(h kgo.RecordHeader) bool { return h.Key == "changed" }) {
 		t.Errorf("drained %+v, want the record as it was received", drained)
+	}
+}
+
+func TestNew_spillWithoutProducer(t *testing.T) {
+	f := newFixture(t, spillConfig(), nil, &acknowledging{})
+	deps := f.service.deps
+	deps.Spill = newStore(t, vfs.NewMem(), nil)
+	if _, err := New(spillConfig(), nil, deps); err == nil {
+		t.Error("New() with a spill and nothing to drain it = nil, want an error")
 	}
 }
 

@@ -81,7 +81,7 @@ var onlyIn = []struct {
 	{kfake, []string{"mailriver/pkg/embedded/...", "mailriver/pkg/kafka/kafkatest"}, "the embedded broker is for tests and embedded mode"},
 	{srfake, []string{"mailriver/pkg/embedded/...", "mailriver/pkg/kafka/kafkatest"}, "the embedded registry is for tests and embedded mode"},
 	{purego, []string{"mailriver/pkg/embedded/..."}, "pkg/embedded opens libchdb"},
-	{"mailriver/pkg/embedded/...", []string{"mailriver/pkg/embedded/...", "mailriver/services/allinone", "mailriver/services/e2e/chaos"}, "embedded mode is addresses"},
+	{"mailriver/pkg/embedded/...", []string{"mailriver/pkg/embedded/...", "mailriver/services/allinone", "mailriver/services/e2e/..."}, "embedded mode is addresses"},
 	{"mailriver/services/assembly", []string{"mailriver/services/mailriver", "mailriver/services/allinone"}, "only mains put services together"},
 }
 

@@ -270,7 +270,7 @@ func (r *retry) resend(ctx context.Context, g *group, original *kgo.Record) erro
 				no = refused[-1]
 			}
 			if g.selected[l.Place] {
-				r.tell(l, StillRefused, no.Reason+": "+no.Error)
+				r.tell(l, StillRefused, no.Error)
 			}
 		}
 		return nil
@@ -401,7 +401,7 @@ func (r *retry) follow(ctx context.Context) error {
 		return nil
 	}
 	reached, waitErr := r.await(ctx)
-	again := map[string]string{} // reason by origin
+	again := map[string]string{} // error by origin; it begins with the reason
 	if waitErr == nil {
 		waitErr = r.deps.Clients.Settle(ctx, r.deps.Topics.Dead)
 	}
@@ -412,7 +412,7 @@ func (r *retry) follow(ctx context.Context) error {
 		}
 		span.From = r.deadEnd
 		err = r.deps.Clients.Read(ctx, span, func(k *kgo.Record) error {
-			again[header(k, kafka.HeaderOrigin)] = header(k, kafka.HeaderReason) + ": " + header(k, kafka.HeaderError)
+			again[header(k, kafka.HeaderOrigin)] = header(k, kafka.HeaderError)
 			return nil
 		})
 		if err != nil {

@@ -116,13 +116,21 @@ type Correction struct {
 	begun  int // swaps
 }
 
+// CanCorrect reports why [Client.Correct] is of no use here.
+func (c *Client) CanCorrect() error {
+	if c.cfg.Cluster != "" {
+		return errors.New("clickhouse: a replay cannot swap partitions of a cluster: " +
+			"REPLACE PARTITION swaps that of one shard, and the shards would change one after the other")
+	}
+	return nil
+}
+
 // Correct begins a correction. The holder is for people; the lease is how long
 // the loader waits for a holder that died. It drops what corrections of more than
 // a day ago left behind.
 func (c *Client) Correct(ctx context.Context, holder string, lease time.Duration) (*Correction, error) {
-	if c.cfg.Cluster != "" {
-		return nil, errors.New("clickhouse: a replay cannot swap partitions of a cluster: " +
-			"REPLACE PARTITION swaps the partition of one shard, and the shards would change one after the other")
+	if err := c.CanCorrect(); err != nil {
+		return nil, err
 	}
 	if err := c.sweep(ctx); err != nil {
 		return nil, err

@@ -288,3 +288,19 @@ func testRollupApart(t *testing.T, db *clickhousetest.Database) {
 		t.Errorf("Compare() after the swap = %+v, %v, want none", got, err)
 	}
 }
+
+// The shards of a cluster cannot be swapped in one step.
+func TestCanCorrect(t *testing.T) {
+	cfg := clickhouse.DefaultConfig()
+	if err := open(t, cfg).CanCorrect(); err != nil {
+		t.Errorf("CanCorrect() on one server = %v, want nil", err)
+	}
+	cfg.Cluster = "main"
+	client := open(t, cfg)
+	if err := client.CanCorrect(); err == nil {
+		t.Error("CanCorrect() on a cluster = nil, want an error")
+	}
+	if _, err := client.Correct(t.Context(), "a test", time.Minute); err == nil {
+		t.Error("Correct() on a cluster = nil, want an error")
+	}
+}

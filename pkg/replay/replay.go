@@ -173,7 +173,11 @@ func (r *Replay) raw(ctx context.Context, what Raw, report *Report) error {
 	// is read below is all there is.
 	var publisher *kafka.Publisher
 	if !what.DryRun {
-		var err error
+		// Not to publish what could not be brought to ClickHouse.
+		err := r.deps.Store.CanCorrect()
+		if err != nil {
+			return err
+		}
 		if publisher, err = r.deps.Clients.Publisher(ctx, r.deps.TransactionalID); err != nil {
 			return err
 		}
@@ -337,12 +341,12 @@ func (r *Replay) wait(ctx context.Context, pause time.Duration, ask func() (reas
 func Consumers() []string { return []string{"loader"} }
 
 // ErrUnknownConsumer is an error of the caller.
-var ErrUnknownConsumer = errors.New("no consumer is called")
+var ErrUnknownConsumer = errors.New("consumer is not known")
 
 // CheckConsumer reports a name that is not in [Consumers].
 func CheckConsumer(name string) error {
 	if !slices.Contains(Consumers(), name) {
-		return fmt.Errorf("%w %q whose state can be rebuilt: there are %s", ErrUnknownConsumer, name, strings.Join(Consumers(), ", "))
+		return fmt.Errorf("%w: %q; the state of these can be rebuilt: %s", ErrUnknownConsumer, name, strings.Join(Consumers(), ", "))
 	}
 	return nil
 }
@@ -363,6 +367,9 @@ func (r *Replay) Events(ctx context.Context, consumer string, from kafka.Moment)
 }
 
 func (r *Replay) events(ctx context.Context, from kafka.Moment, report *Report) error {
+	if err := r.deps.Store.CanCorrect(); err != nil {
+		return err
+	}
 	admin, err := r.deps.Clients.Admin()
 	if err != nil {
 		return err

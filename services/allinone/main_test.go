@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -67,6 +68,27 @@ func TestBanner(t *testing.T) {
 				t.Errorf("banner with receiver.addr %s lacks %q:\n%s", tt.receiver, want, out.String())
 			}
 		}
+	}
+}
+
+// The keys are named where the configuration may not lead to them: --data-dir
+// of this command is not in the file that the other one reads.
+func TestBanner_ownFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	dir := t.TempDir()
+	cfg, file, err := loadConfig("", dir, true, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(t.TempDir(), "own.yaml")
+	if err := os.Rename(file, own); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	banner(&out, started{config: cfg, file: own, command: "bin/mailriver", env: &embedded.Env{Brokers: []string{"x"}}})
+	want := "\nbin/mailriver simulate --config " + own + " --keys " + filepath.Join(dir, "keys") + "\n"
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("banner lacks %q:\n%s", want, out.String())
 	}
 }
 

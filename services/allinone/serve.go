@@ -175,6 +175,9 @@ Mailriver is ready. Data is in %s.
 		"ORDER+BY+received_at+DESC+LIMIT+5+FORMAT+PrettyCompact'\n", s.env.ClickHouseURL)
 	fmt.Fprintf(w, "\nSee them come:\n\n%s tail%s\n", s.command, config)
 	if len(sources) > 0 {
+		if s.file != filepath.Join(s.config.DataDir, "mailriver.yaml") { // which names the folder
+			config += " --keys " + shorter(filepath.Join(s.config.DataDir, "keys"))
+		}
 		fmt.Fprintf(w, "\nSend a thousand more, of every provider:\n\n%s simulate%s\n", s.command, config)
 	}
 	fmt.Fprintln(w)

@@ -337,12 +337,20 @@ func testReplayRaw(t *testing.T, server string) {
 
 	// What the replay published first is marked as the normalizer marks it, so that
 	// a redelivery is a copy.
-	marks := map[string]int{}
-	for _, mark := range r.c.Read(t, r.c.Topics.Dedup, 400) {
-		marks[string(mark.Key)]++
+	marks := map[string]bool{}
+	span, err := r.c.Clients.Span(t.Context(), r.c.Topics.Dedup, kafka.Start(), kafka.End())
+	if err == nil {
+		err = r.c.Clients.Read(t.Context(), span, func(mark *kgo.Record) error { marks[string(mark.Key)] = true; return nil })
 	}
-	if len(marks) != 400 {
-		t.Errorf("%d events are marked, want 400", len(marks))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 40 {
+		id := event.NewID("lines", []string{"shop", "blog"}[i%2], fmt.Sprintf("n-%d@example.com", i))
+		// The marks of last month are outside of the window: a broker may delete them.
+		if i%4 >= 2 && !marks[id.String()] {
+			t.Errorf("new event %d is not marked", i)
+		}
 	}
 	r.receive("shop", "0", true, "n-0@example.com", "b1-0@example.com", "last@example.com")
 	r.loaded(401)

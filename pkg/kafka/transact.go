@@ -68,7 +68,7 @@ func (t *Transactor) session(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil // what was polled is not committed: it comes again
 		}
-		if err := fetchError(fetches, t.Logger); err != nil {
+		if err := FetchError(ctx, fetches, t.Logger); err != nil {
 			return err
 		}
 		if fetches.Empty() {
@@ -123,16 +123,17 @@ func (t *Transactor) once(shutdown context.Context, sess *kgo.GroupTransactSessi
 	return nil
 }
 
-// fetchError returns the first error that the client does not get over by
-// itself (kgo documents the classes at Fetches.Errors).
-func fetchError(fetches kgo.Fetches, log *slog.Logger) (fatal error) {
+// FetchError returns the first error of a poll that the client does not get over
+// by itself (kgo documents the classes at Fetches.Errors). What it got over is
+// logged.
+func FetchError(ctx context.Context, fetches kgo.Fetches, log *slog.Logger) (fatal error) {
 	fetches.EachError(func(topic string, partition int32, err error) {
-		var lost *kgo.ErrDataLoss
-		var session *kgo.ErrGroupSession
+		_, dataLoss := errors.AsType[*kgo.ErrDataLoss](err)
+		_, session := errors.AsType[*kgo.ErrGroupSession](err)
 		switch {
 		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		case errors.As(err, &lost), errors.As(err, &session):
-			log.Warn("kafka recovered", "topic", topic, "partition", partition, "err", err)
+		case dataLoss, session:
+			log.WarnContext(ctx, "kafka recovered", "topic", topic, "partition", partition, "err", err)
 		case fatal == nil:
 			fatal = fmt.Errorf("fetch %s/%d: %w", topic, partition, err)
 		}

@@ -37,6 +37,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"mailriver/pkg/config"
+	"mailriver/pkg/kafka"
 )
 
 // Range is consecutive records of one partition. Offsets between them may be
@@ -211,7 +212,7 @@ func (c *Consumer) poll(ctx context.Context, client *kgo.Client) error {
 // dispatch gives the records to their partitions' workers, and stops fetching
 // for those that are full.
 func (c *Consumer) dispatch(ctx context.Context, fetches kgo.Fetches) error {
-	if err := c.fetchError(ctx, fetches); err != nil {
+	if err := kafka.FetchError(ctx, fetches, c.deps.Logger); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -262,23 +263,6 @@ func (c *Consumer) complete() share {
 	defer c.mu.Unlock()
 	s := c.shareLocked()
 	return share{min(c.cfg.MaxRecords, max(1, s.records/2)), min(c.cfg.MaxBytes, max(1, s.bytes/2))}
-}
-
-// fetchError returns the first error that the client does not get over by
-// itself.
-func (c *Consumer) fetchError(ctx context.Context, fetches kgo.Fetches) (fatal error) {
-	fetches.EachError(func(topic string, partition int32, err error) {
-		_, dataLoss := errors.AsType[*kgo.ErrDataLoss](err)
-		_, session := errors.AsType[*kgo.ErrGroupSession](err)
-		switch {
-		case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		case dataLoss, session:
-			c.deps.Logger.WarnContext(ctx, "kafka recovered", "topic", topic, "partition", partition, "err", err)
-		case fatal == nil:
-			fatal = fmt.Errorf("fetch %s/%d: %w", topic, partition, err)
-		}
-	})
-	return fatal
 }
 
 // assigned is called with the committed offsets of new partitions before they

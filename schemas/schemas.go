@@ -1,6 +1,6 @@
 // Package schemas holds the contracts as files: Avro schemas, ClickHouse
 // migrations and the list of topics, embedded into the binary. It reads none of
-// them; pkg/eventavro, pkg/clickhouse and pkg/kafka do.
+// them; pkg/avro, pkg/clickhouse and pkg/kafka do.
 //
 // A released Avro file or migration is never edited: a change is a new file.
 package schemas

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sr"
 	"github.com/twmb/franz-go/pkg/sr/srfake"
 
+	"mailriver/pkg/avro"
 	"mailriver/pkg/event"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/fault"
@@ -31,7 +32,7 @@ func (m schemaMap) SchemaByID(_ context.Context, id int) (sr.Schema, error) {
 	return sr.Schema{}, &sr.ResponseError{StatusCode: 404, ErrorCode: 40403}
 }
 
-func avro(text string) sr.Schema { return sr.Schema{Schema: text, Type: sr.TypeAvro} }
+func schemaOf(text string) sr.Schema { return sr.Schema{Schema: text, Type: sr.TypeAvro} }
 
 // random fills every field of an event, or leaves it zero.
 func random(r *rand.Rand, fill float64) event.Event {
@@ -86,7 +87,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dec := eventavro.NewDecoder(schemaMap{7: avro(schemas.EmailEventV1)})
+	dec := eventavro.NewDecoder(schemaMap{7: schemaOf(schemas.EmailEventV1)})
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, fill := range []float64{0, 0.3, 1} {
 		for range 200 {
@@ -187,7 +188,7 @@ func TestDecode_byTheWritersSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dec := eventavro.NewDecoder(schemaMap{9: avro(codec.Schema()), 10: avro(newer)})
+	dec := eventavro.NewDecoder(schemaMap{9: schemaOf(codec.Schema()), 10: schemaOf(newer)})
 	got, err := dec.Decode(context.Background(), body)
 	if want := (event.Event{ID: id, Type: event.Opened}); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("Decode() = %+v, %v, want %+v", got, err, want)
@@ -210,11 +211,11 @@ func TestDecode_faults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := schemaMap{7: avro(schemas.EmailEventV1), 8: {Schema: `{}`, Type: sr.TypeJSON}, 9: avro(`{"type":"string"}`)}
+	known := schemaMap{7: schemaOf(schemas.EmailEventV1), 8: {Schema: `{}`, Type: sr.TypeJSON}, 9: schemaOf(`{"type":"string"}`)}
 	withID := func(id byte) []byte { b := bytes.Clone(good); b[4] = id; return b }
 	tests := []struct {
 		name   string
-		from   eventavro.Schemas
+		from   avro.Schemas
 		value  []byte
 		reason string // "" is retryable
 	}{
@@ -249,7 +250,7 @@ func FuzzDecode(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	dec := eventavro.NewDecoder(schemaMap{7: avro(schemas.EmailEventV1)})
+	dec := eventavro.NewDecoder(schemaMap{7: schemaOf(schemas.EmailEventV1)})
 	f.Fuzz(func(t *testing.T, value []byte) {
 		if _, err := dec.Decode(context.Background(), value); err != nil {
 			if _, permanent := fault.Reason(err); !permanent {
@@ -262,12 +263,12 @@ func FuzzDecode(f *testing.F) {
 func TestRegistry(t *testing.T) {
 	registry := srfake.New()
 	defer registry.Close()
-	client, err := eventavro.Open(eventavro.Config{URL: registry.URL()})
+	client, err := avro.Open(avro.Config{URL: registry.URL()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx := context.Background()
-	if _, err := eventavro.Lookup(ctx, client, "email.events.v1"); !errors.Is(err, eventavro.ErrNotRegistered) {
+	if _, err := eventavro.Lookup(ctx, client, "email.events.v1"); !errors.Is(err, avro.ErrNotRegistered) {
 		t.Errorf("Lookup() before = %v, want ErrNotRegistered", err)
 	}
 	first, err := eventavro.Register(ctx, client, "email.events.v1")
@@ -302,7 +303,7 @@ func BenchmarkDecode(b *testing.B) {
 	enc, _ := eventavro.NewEncoder(schemas.EmailEventV1, 7)
 	e := random(rand.New(rand.NewPCG(5, 6)), 0.5)
 	value, _ := enc.Append(nil, &e)
-	dec := eventavro.NewDecoder(schemaMap{7: avro(schemas.EmailEventV1)})
+	dec := eventavro.NewDecoder(schemaMap{7: schemaOf(schemas.EmailEventV1)})
 	b.ReportAllocs()
 	for b.Loop() {
 		_, _ = dec.Decode(context.Background(), value)

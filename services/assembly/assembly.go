@@ -20,6 +20,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"mailriver/pkg/avro"
 	"mailriver/pkg/esp/all"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/httpserver"
@@ -315,7 +316,7 @@ func (p *Process) openSpill(log *slog.Logger) (*spill.Store, error) {
 
 func buildNormalizer(ctx context.Context, p *Process) (Part, error) {
 	topics := p.Config.Kafka.Topics()
-	registry, err := eventavro.Open(p.Config.Registry)
+	registry, err := avro.Open(p.Config.Registry)
 	if err != nil {
 		return Part{}, err
 	}
@@ -351,7 +352,7 @@ func buildNormalizer(ctx context.Context, p *Process) (Part, error) {
 
 func buildLoader(_ context.Context, p *Process) (Part, error) {
 	topics := p.Config.Kafka.Topics()
-	registry, err := eventavro.Open(p.Config.Registry)
+	registry, err := avro.Open(p.Config.Registry)
 	if err != nil {
 		return Part{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"mailriver/pkg/audit"
+	"mailriver/pkg/avro"
 	"mailriver/pkg/esp/all"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/kafka"
@@ -40,7 +41,7 @@ func Audit(ctx context.Context, p *Process) (auditor *audit.Auditor, closeAudit 
 // and the decoder of what it writes.
 func (p *Process) transformer(ctx context.Context) (*normalizer.Transformer, *eventavro.Decoder, error) {
 	topics := p.Config.Kafka.Topics()
-	registry, err := eventavro.Open(p.Config.Registry)
+	registry, err := avro.Open(p.Config.Registry)
 	if err != nil {
 		return nil, nil, err
 	}

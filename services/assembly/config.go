@@ -8,10 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"mailriver/pkg/avro"
 	"mailriver/pkg/clickhouse"
 	"mailriver/pkg/config"
 	"mailriver/pkg/esp/all"
-	"mailriver/pkg/eventavro"
 	"mailriver/pkg/httpserver"
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/telemetry"
@@ -37,7 +37,7 @@ type Config struct {
 	DrainDelay time.Duration `yaml:"drain_delay"`
 
 	Kafka      kafka.Config      `yaml:"kafka"`
-	Registry   eventavro.Config  `yaml:"registry"`
+	Registry   avro.Config       `yaml:"registry"`
 	ClickHouse clickhouse.Config `yaml:"clickhouse"`
 	Telemetry  telemetry.Config  `yaml:"telemetry"`
 	Admin      httpserver.Config `yaml:"admin"` // /metrics, /livez, /readyz
@@ -57,7 +57,7 @@ func DefaultConfig() Config {
 		DataDir:    "data",
 		DrainDelay: 0,
 		Kafka:      kafka.DefaultConfig(),
-		Registry:   eventavro.DefaultConfig(),
+		Registry:   avro.DefaultConfig(),
 		ClickHouse: clickhouse.DefaultConfig(),
 		Telemetry:  telemetry.DefaultConfig(),
 		Admin:      httpserver.DefaultConfig(":9464"),

@@ -76,8 +76,8 @@ var onlyIn = []struct {
 }{
 	{"github.com/gin-gonic/gin", []string{"mailriver/pkg/httpserver/...", "mailriver/services/..."}, "routes live in services"},
 	{"github.com/ClickHouse/...", []string{"mailriver/pkg/clickhouse/...", "mailriver/pkg/embedded/..."}, "pkg/clickhouse speaks to the database"},
-	{"github.com/linkedin/goavro/v2", []string{"mailriver/pkg/eventavro/...", "mailriver/pkg/embedded/..."}, "pkg/eventavro writes and reads Avro"},
-	{registry, []string{"mailriver/pkg/eventavro/...", "mailriver/pkg/embedded/..."}, "pkg/eventavro speaks to the registry"},
+	{"github.com/linkedin/goavro/v2", []string{"mailriver/pkg/avro/...", "mailriver/pkg/embedded/..."}, "pkg/avro writes and reads Avro"},
+	{registry, []string{"mailriver/pkg/avro/...", "mailriver/pkg/embedded/..."}, "pkg/avro speaks to the registry"},
 	{kfake, []string{"mailriver/pkg/embedded/...", "mailriver/pkg/kafka/kafkatest"}, "the embedded broker is for tests and embedded mode"},
 	{srfake, []string{"mailriver/pkg/embedded/...", "mailriver/pkg/kafka/kafkatest"}, "the embedded registry is for tests and embedded mode"},
 	{purego, []string{"mailriver/pkg/embedded/..."}, "pkg/embedded opens libchdb"},

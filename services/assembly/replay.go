@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"mailriver/pkg/avro"
 	"mailriver/pkg/esp/all"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/replay"
@@ -25,7 +26,7 @@ func Replay(
 	ctx context.Context, p *Process, wait time.Duration, progress func(step string, done, total int64),
 ) (*replay.Replay, func() error, error) {
 	topics := p.Config.Kafka.Topics()
-	registry, err := eventavro.Open(p.Config.Registry)
+	registry, err := avro.Open(p.Config.Registry)
 	if err != nil {
 		return nil, nil, err
 	}

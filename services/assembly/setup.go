@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 
+	"mailriver/pkg/avro"
 	"mailriver/pkg/clickhouse"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/kafka"
@@ -49,13 +50,13 @@ func Setup(ctx context.Context, p *Process, report func(Step)) error {
 		report(Step{"topic", t.Name, done(absent[t.Name], "created")})
 	}
 
-	registry, err := eventavro.Open(p.Config.Registry)
+	registry, err := avro.Open(p.Config.Registry)
 	if err != nil {
 		return err
 	}
 	topics := p.Config.Kafka.Topics()
 	_, err = eventavro.Lookup(ctx, registry, topics.Events)
-	unregistered := errors.Is(err, eventavro.ErrNotRegistered)
+	unregistered := errors.Is(err, avro.ErrNotRegistered)
 	if err != nil && !unregistered {
 		return err
 	}
@@ -63,7 +64,7 @@ func Setup(ctx context.Context, p *Process, report func(Step)) error {
 	if err != nil {
 		return err
 	}
-	report(Step{"schema", fmt.Sprintf("%s (id %d)", eventavro.Subject(topics.Events), id), done(unregistered, "registered")})
+	report(Step{"schema", fmt.Sprintf("%s (id %d)", avro.Subject(topics.Events), id), done(unregistered, "registered")})
 
 	client, migrations, err := p.clickHouse()
 	if err != nil {
@@ -107,15 +108,15 @@ func Pending(ctx context.Context, p *Process, needs Needs) ([]string, error) {
 		pending = append(pending, names...)
 	}
 	if needs.Registry {
-		registry, err := eventavro.Open(p.Config.Registry)
+		registry, err := avro.Open(p.Config.Registry)
 		if err != nil {
 			return nil, err
 		}
 		topic := p.Config.Kafka.Topics().Events
 		_, err = eventavro.Lookup(ctx, registry, topic)
 		switch {
-		case errors.Is(err, eventavro.ErrNotRegistered):
-			pending = append(pending, "schema "+eventavro.Subject(topic))
+		case errors.Is(err, avro.ErrNotRegistered):
+			pending = append(pending, "schema "+avro.Subject(topic))
 		case err != nil:
 			return nil, err
 		}

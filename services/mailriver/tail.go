@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"mailriver/pkg/avro"
 	"mailriver/pkg/event"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/fault"
@@ -63,7 +64,7 @@ func (c *command) tail() *cobra.Command {
 				return err
 			}
 			defer func() { err = errors.Join(err, process.Close(context.WithoutCancel(cmd.Context()))) }()
-			registry, err := eventavro.Open(process.Config.Registry)
+			registry, err := avro.Open(process.Config.Registry)
 			if err != nil {
 				return err
 			}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"mailriver/pkg/avro"
 	"mailriver/pkg/event"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/kafka"
@@ -157,9 +158,9 @@ func (w *world) balanceRaw(ctx context.Context) error {
 
 // readCanonical reads the canonical topic as its consumers do.
 func (w *world) readCanonical(ctx context.Context, into *bins) error {
-	registry := eventavro.DefaultConfig()
+	registry := avro.DefaultConfig()
 	registry.URL = w.env.RegistryURL
-	schemas, err := eventavro.Open(registry)
+	schemas, err := avro.Open(registry)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package eventavro
+package avro
 
 import (
 	"context"
@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/sr"
-
-	"mailriver/schemas"
 )
+
+// Registry is a client of a schema registry.
+type Registry = sr.Client
 
 // Config says where the schema registry is.
 type Config struct {
@@ -34,7 +35,7 @@ func (c Config) Validate() error {
 
 // Open returns a client of the registry. It does not connect. User and password
 // of the URL are sent as basic auth.
-func Open(c Config) (*sr.Client, error) {
+func Open(c Config) (*Registry, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil {
 		return nil, errors.New("registry: url cannot be parsed") // the URL may hold a password
@@ -55,9 +56,9 @@ func Subject(topic string) string { return topic + "-value" }
 // schema of this build.
 var ErrNotRegistered = errors.New("schema is not registered: run `mailriver setup`")
 
-// Lookup returns the id of this build's schema under the topic's subject.
-func Lookup(ctx context.Context, client *sr.Client, topic string) (int, error) {
-	found, err := client.LookupSchema(ctx, Subject(topic), emailEvent())
+// Lookup returns the id of a schema under the topic's subject.
+func Lookup(ctx context.Context, client *Registry, topic, schema string) (int, error) {
+	found, err := client.LookupSchema(ctx, Subject(topic), sr.Schema{Schema: schema, Type: sr.TypeAvro})
 	if answer, ok := errors.AsType[*sr.ResponseError](err); ok && answer.StatusCode == http.StatusNotFound {
 		return 0, fmt.Errorf("registry: subject %s: %w", Subject(topic), ErrNotRegistered)
 	}
@@ -67,23 +68,19 @@ func Lookup(ctx context.Context, client *sr.Client, topic string) (int, error) {
 	return found.ID, nil
 }
 
-// Register puts this build's schema under the topic's subject and demands
+// Register puts a schema under the topic's subject and demands
 // FULL_TRANSITIVE compatibility of every later one. It changes nothing when
 // both are so already, and returns the id.
-func Register(ctx context.Context, client *sr.Client, topic string) (id int, err error) {
+func Register(ctx context.Context, client *Registry, topic, schema string) (id int, err error) {
 	subject := Subject(topic)
 	for _, set := range client.SetCompatibility(ctx, sr.SetCompatibility{Level: sr.CompatFullTransitive}, subject) {
 		if set.Err != nil {
 			return 0, fmt.Errorf("registry: compatibility of %s: %w", subject, set.Err)
 		}
 	}
-	created, err := client.CreateSchema(ctx, subject, emailEvent())
+	created, err := client.CreateSchema(ctx, subject, sr.Schema{Schema: schema, Type: sr.TypeAvro})
 	if err != nil {
 		return 0, fmt.Errorf("registry: schema of %s: %w", subject, err)
 	}
 	return created.ID, nil
-}
-
-func emailEvent() sr.Schema {
-	return sr.Schema{Schema: schemas.EmailEventV1, Type: sr.TypeAvro}
 }

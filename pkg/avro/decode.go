@@ -1,4 +1,4 @@
-package eventavro
+package avro
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/sr"
 
-	"mailriver/pkg/event"
 	"mailriver/pkg/fault"
 )
 
@@ -19,45 +18,47 @@ type Schemas interface {
 	SchemaByID(ctx context.Context, id int) (sr.Schema, error)
 }
 
-// Decoder reads events by the schema that each was written with. Schemas are
+// Decoder reads records by the schema that each was written with. Schemas are
 // asked for once per id and kept: an id never changes its meaning. It is safe
 // for concurrent use.
-type Decoder struct {
+type Decoder[T any] struct {
 	schemas Schemas
-	fields  map[string]accessor
+	fields  Fields[T]
+	check   func(*T) error
 
 	mu    sync.RWMutex
-	plans map[uint32][]decodeStep
+	plans map[uint32][]decodeStep[T]
 }
 
-type decodeStep struct {
+type decodeStep[T any] struct {
 	schemaField
-	set func(*event.Event, any) // nil: a field that this build does not know
+	set func(*T, any) // nil: a field that this build does not know
 }
 
-// NewDecoder returns a decoder that asks schemas for what it has not seen.
-func NewDecoder(schemas Schemas) *Decoder {
-	return &Decoder{schemas: schemas, fields: fieldsByName(), plans: map[uint32][]decodeStep{}}
+// NewDecoder returns a decoder that asks schemas for what it has not seen. Check
+// is asked about each record that was read; its error should be permanent.
+func NewDecoder[T any](schemas Schemas, fields Fields[T], check func(*T) error) *Decoder[T] {
+	return &Decoder[T]{schemas: schemas, fields: fields, check: check, plans: map[uint32][]decodeStep[T]{}}
 }
 
 // Decode reads one record value. Its errors are permanent, except those of a
 // registry that does not answer.
-func (d *Decoder) Decode(ctx context.Context, value []byte) (event.Event, error) {
+func (d *Decoder[T]) Decode(ctx context.Context, value []byte) (T, error) {
 	if len(value) < headerSize || value[0] != magic {
-		return event.Event{}, fault.Permanentf(fault.BadEnvelope, "value of %d bytes is not Confluent wire format", len(value))
+		return *new(T), fault.Permanentf(fault.BadEnvelope, "value of %d bytes is not Confluent wire format", len(value))
 	}
 	id := binary.BigEndian.Uint32(value[1:])
 	steps, err := d.plan(ctx, id)
 	if err != nil {
-		return event.Event{}, err
+		return *new(T), err
 	}
-	var e event.Event
+	var r T
 	rest := value[headerSize:]
 	for i := range steps {
 		step := &steps[i]
 		if step.optional {
 			if len(rest) == 0 {
-				return event.Event{}, fault.Permanentf(fault.BadAvro, "schema %d: field %s: short buffer", id, step.name)
+				return *new(T), fault.Permanentf(fault.BadAvro, "schema %d: field %s: short buffer", id, step.name)
 			}
 			branch := rest[0]
 			rest = rest[1:]
@@ -65,27 +66,27 @@ func (d *Decoder) Decode(ctx context.Context, value []byte) (event.Event, error)
 				continue
 			}
 			if branch != 2 {
-				return event.Event{}, fault.Permanentf(fault.BadAvro, "schema %d: field %s: no such union branch", id, step.name)
+				return *new(T), fault.Permanentf(fault.BadAvro, "schema %d: field %s: no such union branch", id, step.name)
 			}
 		}
 		var native any
 		if native, rest, err = step.codec.NativeFromBinary(rest); err != nil {
-			return event.Event{}, fault.Permanentf(fault.BadAvro, "schema %d: field %s: %w", id, step.name, err)
+			return *new(T), fault.Permanentf(fault.BadAvro, "schema %d: field %s: %w", id, step.name, err)
 		}
 		if step.set != nil {
-			step.set(&e, native)
+			step.set(&r, native)
 		}
 	}
 	if len(rest) > 0 {
-		return event.Event{}, fault.Permanentf(fault.BadAvro, "schema %d: %d bytes after the record", id, len(rest))
+		return *new(T), fault.Permanentf(fault.BadAvro, "schema %d: %d bytes after the record", id, len(rest))
 	}
-	if e.ID.IsZero() {
-		return event.Event{}, fault.Permanentf(fault.BadAvro, "schema %d: event_id is missing or no UUID", id)
+	if err := d.check(&r); err != nil {
+		return *new(T), fmt.Errorf("schema %d: %w", id, err)
 	}
-	return e, nil
+	return r, nil
 }
 
-func (d *Decoder) plan(ctx context.Context, id uint32) ([]decodeStep, error) {
+func (d *Decoder[T]) plan(ctx context.Context, id uint32) ([]decodeStep[T], error) {
 	d.mu.RLock()
 	steps, ok := d.plans[id]
 	d.mu.RUnlock()
@@ -107,7 +108,7 @@ func (d *Decoder) plan(ctx context.Context, id uint32) ([]decodeStep, error) {
 		return nil, fault.Permanentf(fault.UnknownSchema, "schema %d: %w", id, err)
 	}
 	for _, f := range parsed {
-		steps = append(steps, decodeStep{f, d.fields[f.name].set})
+		steps = append(steps, decodeStep[T]{f, d.fields[f.name].Set})
 	}
 	d.mu.Lock()
 	d.plans[id] = steps

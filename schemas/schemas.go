@@ -12,6 +12,11 @@ import "embed"
 //go:embed avro/email_event.v1.avsc
 var EmailEventV1 string
 
+// SuppressionV1 is version 1 of the state of a suppressed address.
+//
+//go:embed avro/suppression.v1.avsc
+var SuppressionV1 string
+
 // Topics is topics.yaml.
 //
 //go:embed topics.yaml

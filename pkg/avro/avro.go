@@ -289,3 +289,40 @@ func Long[T any](at func(*T) *int64) Field[T] {
 		},
 	}
 }
+
+// Records is an array of records. A field of a record that gives null is left to
+// the default that its schema must have then.
+func Records[T, E any](at func(*T) *[]E, fields Fields[E]) Field[T] {
+	return Field[T]{
+		Get: func(r *T) any {
+			elements := *at(r)
+			native := make([]any, len(elements))
+			for i := range elements {
+				record := make(map[string]any, len(fields))
+				for name, field := range fields {
+					if v := field.Get(&elements[i]); v != nil {
+						record[name] = v
+					}
+				}
+				native[i] = record
+			}
+			return native
+		},
+		Set: func(r *T, v any) {
+			native, _ := v.([]any)
+			if len(native) == 0 {
+				return
+			}
+			elements := make([]E, len(native))
+			for i := range native {
+				record, _ := native[i].(map[string]any)
+				for name, v := range record {
+					if field, known := fields[name]; known {
+						field.Set(&elements[i], v)
+					}
+				}
+			}
+			*at(r) = elements
+		},
+	}
+}

@@ -25,6 +25,7 @@ type Decoder[T any] struct {
 	schemas Schemas
 	fields  Fields[T]
 	check   func(*T) error
+	partial bool
 
 	mu    sync.RWMutex
 	plans map[uint32][]decodeStep[T]
@@ -39,6 +40,13 @@ type decodeStep[T any] struct {
 // is asked about each record that was read; its error should be permanent.
 func NewDecoder[T any](schemas Schemas, fields Fields[T], check func(*T) error) *Decoder[T] {
 	return &Decoder[T]{schemas: schemas, fields: fields, check: check, plans: map[uint32][]decodeStep[T]{}}
+}
+
+// Partial makes the decoder stop behind the last field that it has a place for.
+// What follows is neither read nor checked. For records whose head is wanted
+// often and whose tail is long.
+func (d *Decoder[T]) Partial() *Decoder[T] {
+	return &Decoder[T]{schemas: d.schemas, fields: d.fields, check: d.check, partial: true, plans: map[uint32][]decodeStep[T]{}}
 }
 
 // Decode reads one record value. Its errors are permanent, except those of a
@@ -77,7 +85,7 @@ func (d *Decoder[T]) Decode(ctx context.Context, value []byte) (T, error) {
 			step.set(&r, native)
 		}
 	}
-	if len(rest) > 0 {
+	if len(rest) > 0 && !d.partial {
 		return *new(T), fault.Permanentf(fault.BadAvro, "schema %d: %d bytes after the record", id, len(rest))
 	}
 	if err := d.check(&r); err != nil {
@@ -109,6 +117,9 @@ func (d *Decoder[T]) plan(ctx context.Context, id uint32) ([]decodeStep[T], erro
 	}
 	for _, f := range parsed {
 		steps = append(steps, decodeStep[T]{f, d.fields[f.name].Set})
+	}
+	for d.partial && len(steps) > 0 && steps[len(steps)-1].set == nil {
+		steps = steps[:len(steps)-1]
 	}
 	d.mu.Lock()
 	d.plans[id] = steps

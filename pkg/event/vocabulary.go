@@ -97,6 +97,10 @@ const (
 	EvidenceProviderFlag = "provider_flag" // the provider marks the open or click as automatic
 )
 
+// ProviderMailriver is the provider of changes that people or programs make
+// through Mailriver itself: its API, its command line, its unsubscribe links.
+const ProviderMailriver = "mailriver"
+
 // Values of suppression_action.
 const (
 	SuppressionAdd    = "add"

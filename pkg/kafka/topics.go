@@ -17,19 +17,21 @@ import (
 
 // Topics are the full names of the topics, prefix included.
 type Topics struct {
-	Raw    string // webhook requests, byte for byte
-	Events string // canonical events
-	Dead   string // what could not be processed
-	Dedup  string // marks of published events, by raw partition
+	Raw          string // webhook requests, byte for byte
+	Events       string // canonical events
+	Dead         string // what could not be processed
+	Dedup        string // marks of published events, by raw partition
+	Suppressions string // state of each suppressed address
 }
 
 // Topics returns the names under the configured prefix.
 func (c Config) Topics() Topics {
 	return Topics{
-		Raw:    c.TopicPrefix + "raw.v1",
-		Events: c.TopicPrefix + "events.v1",
-		Dead:   c.TopicPrefix + "dead.v1",
-		Dedup:  c.TopicPrefix + "dedup.v1",
+		Raw:          c.TopicPrefix + "raw.v1",
+		Events:       c.TopicPrefix + "events.v1",
+		Dead:         c.TopicPrefix + "dead.v1",
+		Dedup:        c.TopicPrefix + "dedup.v1",
+		Suppressions: c.TopicPrefix + "suppressions.v1",
 	}
 }
 

@@ -116,6 +116,10 @@ type Provider struct {
 	// Signs says whether the provider itself proves its webhooks. Without it a
 	// source needs basic_auth, allow_ips or unverified.
 	Signs bool
+	// Own says that these are Mailriver's own records, written to the raw topic by
+	// its own services. No endpoint can be configured to receive them, and no
+	// source can have this name: what they say is believed for where it stands.
+	Own bool
 	// NewVerifier checks the settings and is called again when they change.
 	// It is nil exactly when Signs is false. Its errors name the setting.
 	NewVerifier func(Settings) (Verifier, error)

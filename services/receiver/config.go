@@ -171,11 +171,13 @@ func networks(key string, texts []string) ([]netip.Prefix, error) {
 	return list, errors.Join(errs...)
 }
 
-// knownNames is for messages.
+// knownNames are the providers that a source can have, for messages.
 func knownNames(providers []esp.Provider) string {
 	names := make([]string, 0, len(providers))
 	for _, p := range providers {
-		names = append(names, p.Name)
+		if !p.Own {
+			names = append(names, p.Name)
+		}
 	}
 	return strings.Join(names, ", ")
 }

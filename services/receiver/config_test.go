@@ -12,6 +12,7 @@ import (
 	"mailriver/pkg/config"
 	"mailriver/pkg/esp"
 	"mailriver/pkg/esp/mailgun"
+	"mailriver/pkg/esp/mailriver"
 	"mailriver/pkg/esp/mandrill"
 	"mailriver/pkg/esp/postmark"
 	"mailriver/pkg/esp/sendgrid"
@@ -193,6 +194,20 @@ sources[0] (a): basic_auth[1]: must be user:password`,
 				t.Error("a key is in the message")
 			}
 		})
+	}
+}
+
+// Mailriver's own changes suppress and lift addresses: nobody may post them.
+// Red without the check of Provider.Own.
+func TestCheckSources_ownChanges(t *testing.T) {
+	err := CheckSources(DefaultConfig(), []Source{
+		{Name: "crm", Provider: "mailriver", BasicAuth: secrets("user:password")},
+		{Name: "mailriver", Provider: "plain", Unverified: true},
+	}, surroundings(signed(), plain(), mailriver.Provider))
+	want := `sources[0] (crm): provider: mailriver is for changes that Mailriver makes itself, no endpoint accepts them; must be one of signed, plain
+sources[1] (mailriver): name: is that of Mailriver's own changes, choose another`
+	if got := errorText(err); got != want {
+		t.Errorf("CheckSources() =\n%s\nwant\n%s", got, want)
 	}
 }
 

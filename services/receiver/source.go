@@ -83,9 +83,16 @@ func newSources(cfg Config, configured []Source, around Surroundings) (map[strin
 		} else {
 			first[c.Name] = i
 		}
+		problems.Must(!slices.ContainsFunc(around.Providers, func(p esp.Provider) bool { return p.Own && p.Name == c.Name }),
+			"%sname: is that of Mailriver's own changes, choose another", called)
 		at := slices.IndexFunc(around.Providers, func(p esp.Provider) bool { return p.Name == c.Provider })
 		if at < 0 {
 			problems.Must(false, "%sprovider: is %q, must be one of %s", called, c.Provider, knownNames(around.Providers))
+			continue
+		}
+		if around.Providers[at].Own {
+			problems.Must(false, "%sprovider: %s is for changes that Mailriver makes itself, no endpoint accepts them; must be one of %s",
+				called, c.Provider, knownNames(around.Providers))
 			continue
 		}
 		s, err := newSource(cfg, c, around.Providers[at], around)

@@ -5,15 +5,20 @@ package all
 import (
 	"mailriver/pkg/esp"
 	"mailriver/pkg/esp/mailgun"
+	"mailriver/pkg/esp/mailriver"
 	"mailriver/pkg/esp/mandrill"
 	"mailriver/pkg/esp/postmark"
 	"mailriver/pkg/esp/sendgrid"
 	"mailriver/pkg/esp/ses"
 )
 
-// Providers returns every provider, in the order of the documentation.
+// Providers returns every provider, in the order of the documentation, and
+// Mailriver's own changes at the end.
 func Providers() []esp.Provider {
-	return []esp.Provider{sendgrid.Provider, mailgun.Provider, postmark.Provider, ses.Provider, mandrill.Provider}
+	return []esp.Provider{
+		sendgrid.Provider, mailgun.Provider, postmark.Provider, ses.Provider, mandrill.Provider,
+		mailriver.Provider,
+	}
 }
 
 // ByName returns the provider of that name.

@@ -12,6 +12,7 @@ import (
 	"mailriver/pkg/esp"
 	"mailriver/pkg/esp/all"
 	"mailriver/pkg/esp/esptest"
+	"mailriver/pkg/esp/mailriver"
 )
 
 // What holds for every provider. Their own tests hold the facts.
@@ -42,6 +43,9 @@ func TestProviders(t *testing.T) {
 					t.Errorf("header %s must never be kept", h)
 				}
 			}
+			if p.Own && (p.Name != mailriver.Source || p.Signs || len(p.Headers) > 0) {
+				t.Errorf("own changes are of %q, sign %t, keep headers %q; want %q, and neither", p.Name, p.Signs, p.Headers, mailriver.Source)
+			}
 			got, ok := all.ByName(p.Name)
 			if !ok || got.Title != p.Title {
 				t.Errorf("ByName(%q) = %q, %t", p.Name, got.Title, ok)
@@ -53,6 +57,21 @@ func TestProviders(t *testing.T) {
 	}
 	if _, ok := all.ByName("nobody"); ok {
 		t.Error("ByName(nobody) = true")
+	}
+}
+
+// Own changes are the one provider that no endpoint accepts. Red when a real
+// provider is marked so, which would refuse its sources, or when the mark is
+// lost, which would let anybody suppress and lift.
+func TestProviders_own(t *testing.T) {
+	var own []string
+	for _, p := range all.Providers() {
+		if p.Own {
+			own = append(own, p.Name)
+		}
+	}
+	if len(own) != 1 || own[0] != mailriver.Source {
+		t.Errorf("own providers are %q, want %q alone", own, mailriver.Source)
 	}
 }
 

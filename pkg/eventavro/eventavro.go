@@ -45,11 +45,6 @@ func Lookup(ctx context.Context, client *avro.Registry, topic string) (int, erro
 	return avro.Lookup(ctx, client, topic, schemas.EmailEventV1)
 }
 
-// Register registers this build's schema of the event; see [avro.Register].
-func Register(ctx context.Context, client *avro.Registry, topic string) (int, error) {
-	return avro.Register(ctx, client, topic, schemas.EmailEventV1)
-}
-
 // fieldsByName is the one table between the names of the schema and the event.
 // A test checks that it holds every field of the event.
 func fieldsByName() avro.Fields[event.Event] {

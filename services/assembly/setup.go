@@ -10,7 +10,6 @@ import (
 
 	"mailriver/pkg/avro"
 	"mailriver/pkg/clickhouse"
-	"mailriver/pkg/eventavro"
 	"mailriver/pkg/kafka"
 	"mailriver/schemas"
 )
@@ -22,7 +21,7 @@ type Step struct {
 	Done string `json:"done"` // "created", "registered", "applied", "present"
 }
 
-// Setup makes what is missing: topics, the schema, ClickHouse migrations. It
+// Setup makes what is missing: topics, schemas, ClickHouse migrations. It
 // changes nothing that exists, and doing it twice does nothing the second time.
 // It reports each step as it is done.
 func Setup(ctx context.Context, p *Process, report func(Step)) error {
@@ -54,17 +53,18 @@ func Setup(ctx context.Context, p *Process, report func(Step)) error {
 	if err != nil {
 		return err
 	}
-	topics := p.Config.Kafka.Topics()
-	_, err = eventavro.Lookup(ctx, registry, topics.Events)
-	unregistered := errors.Is(err, avro.ErrNotRegistered)
-	if err != nil && !unregistered {
-		return err
+	for _, value := range values(p.Config.Kafka.Topics()) {
+		_, err = avro.Lookup(ctx, registry, value.topic, value.schema)
+		unregistered := errors.Is(err, avro.ErrNotRegistered)
+		if err != nil && !unregistered {
+			return err
+		}
+		id, err := avro.Register(ctx, registry, value.topic, value.schema)
+		if err != nil {
+			return err
+		}
+		report(Step{"schema", fmt.Sprintf("%s (id %d)", avro.Subject(value.topic), id), done(unregistered, "registered")})
 	}
-	id, err := eventavro.Register(ctx, registry, topics.Events)
-	if err != nil {
-		return err
-	}
-	report(Step{"schema", fmt.Sprintf("%s (id %d)", avro.Subject(topics.Events), id), done(unregistered, "registered")})
 
 	client, migrations, err := p.clickHouse()
 	if err != nil {
@@ -82,6 +82,16 @@ func Setup(ctx context.Context, p *Process, report func(Step)) error {
 		report(Step{"migration", "all", "present"})
 	}
 	return nil
+}
+
+// values lists the topics whose values are Avro. A registry that hands out ids in
+// order, as the embedded one does, gives them in the order of this list: it only
+// grows at its end.
+func values(topics kafka.Topics) []struct{ topic, schema string } {
+	return []struct{ topic, schema string }{
+		{topics.Events, schemas.EmailEventV1},
+		{topics.Suppressions, schemas.SuppressionV1},
+	}
 }
 
 func done(now bool, verb string) string {
@@ -112,13 +122,14 @@ func Pending(ctx context.Context, p *Process, needs Needs) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		topic := p.Config.Kafka.Topics().Events
-		_, err = eventavro.Lookup(ctx, registry, topic)
-		switch {
-		case errors.Is(err, avro.ErrNotRegistered):
-			pending = append(pending, "schema "+avro.Subject(topic))
-		case err != nil:
-			return nil, err
+		for _, value := range values(p.Config.Kafka.Topics()) {
+			_, err = avro.Lookup(ctx, registry, value.topic, value.schema)
+			switch {
+			case errors.Is(err, avro.ErrNotRegistered):
+				pending = append(pending, "schema "+avro.Subject(value.topic))
+			case err != nil:
+				return nil, err
+			}
 		}
 	}
 	if needs.ClickHouse {

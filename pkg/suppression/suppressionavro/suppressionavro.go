@@ -67,11 +67,6 @@ func Lookup(ctx context.Context, registry *avro.Registry, topic string) (int, er
 	return avro.Lookup(ctx, registry, topic, schemas.SuppressionV1)
 }
 
-// Register registers this build's schema; see [avro.Register].
-func Register(ctx context.Context, registry *avro.Registry, topic string) (int, error) {
-	return avro.Register(ctx, registry, topic, schemas.SuppressionV1)
-}
-
 // strongest is the first entry, made when a field of it is set: the fields of an
 // entry follow each other in the schema.
 func (r *Record) strongest() *suppression.Entry {

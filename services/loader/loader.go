@@ -3,7 +3,9 @@
 // Guarantee: each event of the canonical topic is in the table once, and in the
 // roll-ups behind it. Group: mailriver.loader. Package pending delivers the
 // records of a partition in ranges and repeats one exactly after a crash; the
-// table ignores a token that it has seen. ClickHouse away, overloaded or out of
+// table ignores a token that it has seen. For a repeated range the loader looks
+// whether the rows are there: a ClickHouse that was killed may know the token and
+// have lost the rows. ClickHouse away, overloaded or out of
 // memory means waiting, never giving up.
 //
 // It dead-letters, each alone: a record that does not decode, and a row that
@@ -40,6 +42,9 @@ import (
 type Sink interface {
 	// Insert makes rows durable, once for each token.
 	Insert(ctx context.Context, token string, rows []event.Event) error
+	// Restore adds those of the rows whose events are not there although their
+	// token went in, and returns how many.
+	Restore(ctx context.Context, token string, rows []event.Event) (restored int, err error)
 	// Probe reports whether Insert would refuse a row, and has no effect.
 	Probe(ctx context.Context, rows []event.Event) error
 	// Ping reports whether the database answers.
@@ -143,6 +148,11 @@ func (s *Service) Handle(ctx context.Context, r pending.Range, records []*kgo.Re
 	if err != nil {
 		return err
 	}
+	if r.Again {
+		if err := s.restore(ctx, r, b.rows); err != nil {
+			return err
+		}
+	}
 	// Not before the insert: while ClickHouse is away the range comes again and
 	// again, and would leave its dead letters each time.
 	if err := s.park(ctx, unreadable); err != nil {
@@ -199,6 +209,24 @@ func (s *Service) insert(ctx context.Context, token string, rows []event.Event) 
 		s.metrics.failed(ctx, "insert")
 	}
 	return fmt.Errorf("insert %d rows: %w", len(rows), err)
+}
+
+// restore makes sure that the rows of a range that came again are in the table.
+func (s *Service) restore(ctx context.Context, r pending.Range, rows []event.Event) error {
+	// Time for a look, an insert, and another look.
+	ctx, cancel := context.WithTimeout(ctx, 3*s.cfg.InsertTimeout)
+	defer cancel()
+	restored, err := s.deps.Sink.Restore(ctx, r.Token, rows)
+	if err != nil {
+		s.metrics.failed(ctx, "restore")
+		return fmt.Errorf("look for %d rows: %w", len(rows), err)
+	}
+	if restored > 0 {
+		s.metrics.restored.Add(ctx, int64(restored))
+		s.deps.Logger.WarnContext(ctx, "ClickHouse had lost rows of a range that it held for inserted; they are back",
+			"partition", r.Partition, "first", r.First, "last", r.Last, "rows", restored)
+	}
+	return nil
 }
 
 // insertRest finds the rows that are refused, dead-letters them, and inserts the

@@ -22,6 +22,7 @@ import (
 	sdk "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"mailriver/pkg/clickhouse"
 	"mailriver/pkg/clickhouse/clickhousetest"
 	"mailriver/pkg/embedded/chdb"
 	"mailriver/pkg/embedded/embeddedtest"
@@ -391,6 +392,70 @@ func (a after) Insert(ctx context.Context, token string, rows []event.Event) err
 	return a.f()
 }
 
+// A range that comes again is looked for, and what is lost of it put back; other
+// ranges are not looked for. Without Restore, the rows stay lost.
+func TestService_restores(t *testing.T) {
+	c, sink := newCluster(t), &clickhousetest.Memory{}
+	rows := clickhousetest.Rows("a", 20)
+	publish(t, c, 0, rows...)
+	var mu sync.Mutex
+	token, looks := "", 0
+	sink.Fail(func(op, tok string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		switch op {
+		case "insert":
+			token = tok
+		case "restore":
+			if looks++; looks == 1 {
+				return errors.New("connection refused") // is tried again
+			}
+		}
+		return nil
+	})
+	whole := func(cfg *loader.Config, _ *loader.Deps) { cfg.MaxRows, cfg.MaxWait = 20, time.Hour }
+	var first *process
+	var kill sync.Once
+	killed := make(chan struct{})
+	mu.Lock()
+	first = start(t, c, after{sink, func() error {
+		kill.Do(func() {
+			mu.Lock()
+			defer mu.Unlock()
+			first.kill()
+			close(killed)
+		})
+		return errors.New("dead")
+	}}, whole)
+	mu.Unlock()
+	<-killed
+	mu.Lock()
+	sink.Lose(token)
+	if looks != 0 {
+		t.Errorf("a range that came for the first time was looked for %d times", looks)
+	}
+	mu.Unlock()
+
+	reader := sdk.NewManualReader()
+	second := start(t, c, sink, whole, func(_ *loader.Config, d *loader.Deps) {
+		d.Meter = sdk.NewMeterProvider(sdk.WithReader(reader)).Meter("test")
+	})
+	settled(t, c, 20)
+	more := clickhousetest.Rows("more", 20)
+	publish(t, c, 0, more...)
+	settled(t, c, 40)
+	second.stop(t)
+	once(t, sink, append(rows, more...)...)
+	if n := sum(t, reader, "mailriver.loader.restored"); n != 20 {
+		t.Errorf("mailriver.loader.restored = %d, want 20", n)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if looks != 2 {
+		t.Errorf("looked for ranges %d times, want twice for the one that came again", looks)
+	}
+}
+
 // Rows that ClickHouse refuses together and takes one by one are no row's fault.
 func TestService_refusedTogether(t *testing.T) {
 	c, sink := newCluster(t), &clickhousetest.Memory{}
@@ -681,6 +746,55 @@ func (s counting) Insert(ctx context.Context, token string, rows []event.Event) 
 	err := s.Database.Insert(ctx, token, rows)
 	s.f()
 	return err
+}
+
+// TestService_lostPart kills the loader behind an insert, and makes of the data
+// what a ClickHouse leaves that is killed inside it: the token is logged and the
+// part is not in its place. Without Restore, its rows stay lost.
+func TestService_lostPart(t *testing.T) {
+	dir := t.TempDir()
+	database := func() (*clickhousetest.Database, *chdb.Process) {
+		engine := embeddedtest.Engine(t, dir)
+		cfg := clickhouse.DefaultConfig()
+		cfg.URL = "http://" + engine.Addr() + "/" + clickhouse.DefaultDatabase
+		return clickhousetest.At(t, cfg), engine
+	}
+	c := newCluster(t)
+	rows := clickhousetest.Rows("a", 50)
+	publish(t, c, 0, rows...)
+	whole := func(cfg *loader.Config, _ *loader.Deps) { cfg.MaxRows, cfg.MaxWait = 50, time.Hour }
+
+	db, engine := database()
+	var first *process
+	var mu sync.Mutex
+	var kill sync.Once
+	killed := make(chan struct{})
+	mu.Lock()
+	first = start(t, c, counting{db, func() {
+		kill.Do(func() {
+			mu.Lock()
+			defer mu.Unlock()
+			first.kill() // the rows are in, the commit never leaves
+			close(killed)
+		})
+	}}, whole)
+	mu.Unlock()
+	<-killed
+	parts := db.Parts(t, "events", 202611)
+	if err := engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range parts {
+		clickhousetest.LosePart(t, part)
+	}
+	db, _ = database()
+	if ids, err := db.IDs(t.Context()); err != nil || len(ids) != 0 {
+		t.Fatalf("%d events are there, %v, want none: the part is lost", len(ids), err)
+	}
+	second := start(t, c, db, whole)
+	settled(t, c, 50)
+	second.stop(t)
+	once(t, db, rows...)
 }
 
 // A later revision of an event is a row already; loaded, it would be counted

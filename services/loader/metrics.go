@@ -22,6 +22,7 @@ type metrics struct {
 	deadLetters metric.Int64Counter
 	freshness   metric.Float64Histogram
 	revised     metric.Int64Counter
+	restored    metric.Int64Counter
 
 	meter metric.Meter
 	held  metric.Int64ObservableGauge
@@ -33,7 +34,7 @@ type metrics struct {
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
 	m := metrics{meter: meter}
-	var errs [14]error
+	var errs [15]error
 	m.rows, errs[0] = meter.Int64Counter("mailriver.loader.rows",
 		metric.WithDescription("Rows that are in ClickHouse, each counted when its range is done."), metric.WithUnit("{row}"))
 	m.batches, errs[1] = meter.Int64Counter("mailriver.loader.batches",
@@ -45,7 +46,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 		metric.WithDescription("Time of one INSERT, by outcome: done, refused or failed."), metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20))
 	m.failures, errs[4] = meter.Int64Counter("mailriver.loader.retries",
-		metric.WithDescription("Attempts at a range that failed and are tried again, by stage: decode, insert or dead_letter."),
+		metric.WithDescription("Attempts at a range that failed and are tried again, by stage: decode, insert, restore or dead_letter."),
 		metric.WithUnit("{attempt}"))
 	m.repeats, errs[5] = meter.Int64Counter("mailriver.loader.repeats",
 		metric.WithDescription("Ranges done that had been begun before, by this process or one that is gone."),
@@ -69,6 +70,9 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.revised, errs[13] = meter.Int64Counter("mailriver.loader.revised",
 		metric.WithDescription("Events left out because they correct an earlier revision; mailriver replay brings them."),
 		metric.WithUnit("{event}"))
+	m.restored, errs[14] = meter.Int64Counter("mailriver.loader.restored",
+		metric.WithDescription("Rows put back that ClickHouse held for inserted and had lost when it was killed."),
+		metric.WithUnit("{row}"))
 	return &m, errors.Join(errs[:]...)
 }
 

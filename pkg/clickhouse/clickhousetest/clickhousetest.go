@@ -10,6 +10,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -22,11 +25,12 @@ import (
 
 // Memory is a sink that keeps rows in memory. Its zero value is empty and ready.
 type Memory struct {
-	mu     sync.Mutex
-	tokens map[string]bool
-	rows   []event.Event
-	fail   func(op, token string) error
-	lax    bool
+	mu      sync.Mutex
+	tokens  map[string][]event.ID
+	rows    []event.Event
+	counted int // by the roll-up
+	fail    func(op, token string) error
+	lax     bool
 }
 
 // Relax makes the sink take every row from now on, as a table does whose
@@ -38,7 +42,7 @@ func (m *Memory) Relax() {
 }
 
 // Fail makes f decide the fate of each call before anything else: op is insert,
-// probe or ping. A nil f ends that.
+// restore, probe or ping. A nil f ends that.
 func (m *Memory) Fail(f func(op, token string) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -59,13 +63,42 @@ func (m *Memory) Insert(ctx context.Context, token string, rows []event.Event) e
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.tokens == nil {
-		m.tokens = make(map[string]bool)
+		m.tokens = make(map[string][]event.ID)
 	}
-	if !m.tokens[token] {
-		m.tokens[token] = true
+	if _, seen := m.tokens[token]; !seen {
+		m.tokens[token] = make([]event.ID, len(rows))
+		for i := range rows {
+			m.tokens[token][i] = rows[i].ID
+		}
 		m.rows = append(m.rows, rows...)
+		m.counted += len(rows)
 	}
 	return nil
+}
+
+// Restore keeps those of the rows that are not there.
+func (m *Memory) Restore(ctx context.Context, token string, rows []event.Event) (restored int, err error) {
+	if err := m.check(ctx, "restore", token, rows); err != nil {
+		return 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, row := range rows {
+		if !slices.ContainsFunc(m.rows, func(have event.Event) bool { return have.ID == row.ID }) {
+			m.rows = append(m.rows, row)
+			restored++
+		}
+	}
+	return restored, nil
+}
+
+// Lose takes the rows of a token away and remembers the token, as ClickHouse may
+// when it is killed. The roll-up counts them still, because a repeated insert
+// brings it up to date.
+func (m *Memory) Lose(token string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rows = slices.DeleteFunc(m.rows, func(row event.Event) bool { return slices.Contains(m.tokens[token], row.ID) })
 }
 
 // Probe reports whether the rows would be taken.
@@ -123,7 +156,11 @@ func (m *Memory) IDs(context.Context) (map[string]int, error) {
 }
 
 // Counted returns what the roll-up would hold.
-func (m *Memory) Counted(context.Context) (int, error) { return len(m.Rows()), nil }
+func (m *Memory) Counted(context.Context) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.counted, nil
+}
 
 // Database is a migrated database of one test on a real ClickHouse.
 type Database struct {
@@ -182,7 +219,12 @@ func Empty(t testing.TB, server string) clickhouse.Config {
 // URL.
 func Open(t testing.TB, server string) *Database {
 	t.Helper()
-	config := Empty(t, server)
+	return At(t, Empty(t, server))
+}
+
+// At returns the database of a configuration, migrated.
+func At(t testing.TB, config clickhouse.Config) *Database {
+	t.Helper()
 	client, err := clickhouse.Open(config, "")
 	if err != nil {
 		t.Fatal(err)
@@ -212,4 +254,32 @@ func (d *Database) Counted(ctx context.Context) (int, error) {
 	}
 	n, _ := answer.Rows[0][0].(int64)
 	return int(n), nil
+}
+
+// Parts returns the folders of the parts of a table that a month of received_at
+// is in.
+func (d *Database) Parts(t testing.TB, table string, month int) []string {
+	t.Helper()
+	var folders []string
+	err := d.Each(t.Context(), `SELECT path FROM system.parts
+WHERE active AND database = currentDatabase() AND table = {table:String} AND partition_id = {month:String} ORDER BY name`,
+		map[string]any{"table": table, "month": fmt.Sprint(month)}, func(row []any) error {
+			folders = append(folders, fmt.Sprint(row[0]))
+			return nil
+		})
+	if err != nil || len(folders) == 0 {
+		t.Fatalf("parts of %s in %d = %v, %v, want some", table, month, folders, err)
+	}
+	return folders
+}
+
+// LosePart makes of the folder of a part what a ClickHouse leaves that is killed
+// after it has logged the token and before it has the part in place. It must be
+// stopped.
+func LosePart(t testing.TB, folder string) {
+	t.Helper()
+	in, part := filepath.Split(filepath.Clean(folder))
+	if err := os.Rename(folder, filepath.Join(in, "tmp_insert_"+part)); err != nil {
+		t.Fatal(err)
+	}
 }

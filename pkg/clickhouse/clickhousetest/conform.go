@@ -14,6 +14,7 @@ import (
 // Sink is what the suite tests, and how it looks inside.
 type Sink interface {
 	Insert(ctx context.Context, token string, rows []event.Event) error
+	Restore(ctx context.Context, token string, rows []event.Event) (restored int, err error)
 	Probe(ctx context.Context, rows []event.Event) error
 	Ping(ctx context.Context) error
 	IDs(ctx context.Context) (map[string]int, error)
@@ -136,6 +137,29 @@ func Conform(t *testing.T, empty func(t *testing.T) Sink) {
 				t.Fatal(err)
 			}
 			holds(t, s, good)
+		},
+		"a restore adds what is not there, and counts nothing": func(t *testing.T, s Sink) {
+			a := Rows("a", 10)
+			if err := s.Insert(t.Context(), "1", a[:7]); err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []int{3, 0} {
+				if restored, err := s.Restore(t.Context(), "1", a); err != nil || restored != want {
+					t.Errorf("Restore() = %d, %v, want %d", restored, err, want)
+				}
+			}
+			ids, err := s.IDs(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, row := range a {
+				if ids[row.ID.String()] != 1 {
+					t.Errorf("event %s is there %d times, want once", row.ID, ids[row.ID.String()])
+				}
+			}
+			if counted, err := s.Counted(t.Context()); err != nil || counted != 7 {
+				t.Errorf("the roll-up counts %d, %v, want the 7 that were inserted", counted, err)
+			}
 		},
 		"a probe has no effect": func(t *testing.T, s Sink) {
 			if err := s.Probe(t.Context(), Rows("a", 3)); err != nil {

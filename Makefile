@@ -12,6 +12,7 @@ SEED     ?= 1
 KILLS    ?= 20
 BROKERS  ?= 1# 1 or 3
 HEAP     ?= 512m# of each broker
+MINUTES  ?= 1# of each outage
 FUZZTIME ?= 30s
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOBUILD  := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
@@ -28,7 +29,7 @@ CHDB_PLATFORM      := $(CHDB_$(shell uname -s)_$(shell uname -m))
 CHDB_STAMP         := .chdb/$(CHDB_VERSION)
 CHDB_LIBRARY        = $${MAILRIVER_CHDB_LIBRARY:-$$(ls -d $(CURDIR)/.chdb/node_modules/@chdb/lib-$(CHDB_PLATFORM)/libchdb.*)}
 
-.PHONY: help build chdb kafka-jars kafka run demo test test-kafka chaos bench-memory lint fmt golden generate fuzz check clean
+.PHONY: help build chdb kafka-jars kafka run demo test test-kafka chaos outage bench-memory lint fmt golden generate fuzz check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +76,10 @@ test-kafka: kafka-jars chdb ## Component tests on Apache Kafka, or on the broker
 chaos: kafka-jars chdb build ## EVENTS events while KILLS times something is killed, paused or restarted; REPORT=FILE
 	go build -o bin/chaos ./services/e2e/chaos
 	bin/chaos -events $(or $(EVENTS),20000) -kills $(KILLS) -seed $(SEED) -brokers $(BROKERS) -heap $(HEAP) $(if $(REPORT),-report $(REPORT))
+
+outage: kafka-jars chdb ## ClickHouse, the registry and Kafka away for MINUTES each, while traffic goes on; RUN=clickHouse/refuses for one of them
+	MAILRIVER_CHDB_LIBRARY=$(CHDB_LIBRARY) MAILRIVER_REQUIRE=clickhouse,kafka MAILRIVER_KAFKA_JARS=$(CURDIR)/.kafka/jars \
+	MAILRIVER_OUTAGE=$(MINUTES)m go test -count=1 -v -timeout $$((5*$(MINUTES)+30))m -run '^TestOutage_$(RUN)' ./services/e2e
 
 bench-memory: kafka-jars chdb build ## Peak memory of normalizer and loader at backlogs of 10^4, 10^5 and 10^6 events
 	go build -o bin/backlog ./services/e2e/backlog

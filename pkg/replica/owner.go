@@ -114,6 +114,20 @@ func (c *Copy) Complete(ctx context.Context, partitions []int32) error {
 	}
 }
 
+// Intact returns nil when the copy has been complete for the given input
+// partitions since Complete said so: it was not emptied, and none was assigned
+// again. An owner asks before it commits what it derived from the copy.
+func (c *Copy) Intact(partitions []int32) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range partitions {
+		if at, ok := c.complete[p]; !ok || at != c.assigned[p] {
+			return fmt.Errorf("replica of %s: it started over, or input partition %d was assigned again", c.cfg.Topic, p)
+		}
+	}
+	return nil
+}
+
 // Wrote takes note of records that this instance has committed to the topic,
 // with the partitions and offsets that they were given. Current knows them at
 // once, before the copy has read them back.

@@ -353,8 +353,11 @@ func (c *Copy) discard(ctx context.Context, id kadm.TopicID, why string) error {
 		c.metrics.startedOver(ctx)
 	}
 	c.deps.Logger.InfoContext(ctx, "copy starts at the beginning of the topic", "why", why)
+	if (c.id != kadm.TopicID{}) && c.id != id {
+		c.own = newOverlay() // what was committed went with its topic
+	}
 	c.id, c.begun, c.asOf, c.mark = id, now, time.Time{}, nil
-	c.position, c.own = map[int32]int64{}, newOverlay()
+	c.position = map[int32]int64{}
 	clear(c.complete)
 	c.move()
 	return nil

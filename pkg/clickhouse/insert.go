@@ -21,6 +21,8 @@ import (
 //
 // The table remembers its newest non_replicated_deduplication_window parts (see
 // schemas/clickhouse/0001_events.sql); a repeat after that many is not noticed.
+// A server that was killed may remember a token whose rows it lost: see
+// [Client.Restore].
 func (c *Client) Insert(ctx context.Context, token string, rows []event.Event) error {
 	if token == "" {
 		return fmt.Errorf("clickhouse: insert: the token is empty")

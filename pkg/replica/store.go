@@ -337,9 +337,25 @@ func (s *store) read(options *pebble.IterOptions, use func(*pebble.Iterator)) (e
 	return storeFailure(iter.Close()) // its own errors too
 }
 
+// seeking are the options of look-ups, most of which are for what is not there:
+// by default Pebble reads the lowest level, which holds nearly everything,
+// without its filters. Its Get always does.
+func seeking() *pebble.IterOptions {
+	return &pebble.IterOptions{
+		LowerBound: []byte{spaceEntry}, UpperBound: []byte{spaceEntry + 1},
+		UseL6Filters: true,
+	}
+}
+
 // Get returns a copy of the value of a key.
 func (c *Copy) Get(key []byte) (value []byte, ok bool, err error) {
-	return c.store.value(entryKey(key))
+	full := entryKey(key)
+	err = c.store.read(seeking(), func(iter *pebble.Iterator) {
+		if ok = iter.SeekPrefixGE(full) && bytes.Equal(iter.Key(), full); ok {
+			value = append([]byte{}, iter.Value()...)
+		}
+	})
+	return value, ok && err == nil, err
 }
 
 // Scan calls yield with the entries whose keys are in [from, to), in order,
@@ -367,13 +383,7 @@ func (c *Copy) Lookup(prefixes [][]byte, yield func(i int, key, value []byte) bo
 	}
 	// An iterator that is sent forward starts where it stands.
 	slices.SortFunc(order, func(a, b int) int { return bytes.Compare(prefixes[a], prefixes[b]) })
-	options := pebble.IterOptions{
-		LowerBound: []byte{spaceEntry}, UpperBound: []byte{spaceEntry + 1},
-		// By default the lowest level, which holds nearly everything, is read
-		// without its filters.
-		UseL6Filters: true,
-	}
-	return c.store.read(&options, func(iter *pebble.Iterator) {
+	return c.store.read(seeking(), func(iter *pebble.Iterator) {
 		key := []byte{spaceEntry}
 		for _, i := range order {
 			if c.cfg.Prefixed && bytes.IndexByte(prefixes[i], 0) >= 0 {

@@ -67,19 +67,24 @@ func (s *Service) accept(c *gin.Context) {
 		trace.WithAttributes(attribute.String("source", src.cfg.Name), attribute.String("provider", src.provider.Name)))
 	defer span.End()
 
-	from := sender(r.RemoteAddr, r.Header.Values("X-Forwarded-For"), s.trusted)
+	from := s.from(r)
 	v := s.receive(ctx, r, src, from)
+	s.report(ctx, c, src, from, v)
+	c.Status(v.status)
+}
+
+// report counts what became of a request, logs what was not accepted, and sets
+// the headers that go with the answer.
+func (s *Service) report(ctx context.Context, c *gin.Context, src *source, from netip.Addr, v verdict) {
 	if v.outcome == outcomeAccepted {
 		s.metrics.requests.Add(ctx, 1, src.labels.accepted)
-		c.Status(v.status)
 		return
 	}
 	s.metrics.countRequest(ctx, src, v.outcome, v.reason)
 	if v.outcome == outcomeSpilled {
-		c.Status(v.status)
 		return
 	}
-	span.SetStatus(codes.Error, v.reason)
+	trace.SpanFromContext(ctx).SetStatus(codes.Error, v.reason)
 	s.log(ctx, src, from, v)
 	if v.again > 0 {
 		c.Header("Retry-After", strconv.Itoa(int(math.Ceil(v.again.Seconds()))))
@@ -87,7 +92,11 @@ func (s *Service) accept(c *gin.Context) {
 	if v.challenge {
 		c.Header("WWW-Authenticate", `Basic realm="mailriver"`)
 	}
-	c.AbortWithStatus(v.status)
+}
+
+// from returns the address that sent the request.
+func (s *Service) from(r *http.Request) netip.Addr {
+	return sender(r.RemoteAddr, r.Header.Values("X-Forwarded-For"), s.trusted)
 }
 
 // log writes what was not accepted, at a bounded rate: whoever can send
@@ -101,7 +110,7 @@ func (s *Service) log(ctx context.Context, src *source, from netip.Addr, v verdi
 	if v.outcome == outcomeNotStored || v.reason == reasonVerifier {
 		level = slog.LevelError
 	}
-	s.deps.Logger.Log(ctx, level, "webhook not accepted",
+	s.deps.Logger.Log(ctx, level, "request not accepted",
 		"source", src.cfg.Name, "provider", src.provider.Name, "outcome", v.outcome, "reason", v.reason,
 		"status", v.status, "remote", addressText(from), "err", v.err, "not_logged", src.unlogged.Swap(0))
 }

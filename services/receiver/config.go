@@ -32,6 +32,9 @@ type Config struct {
 	// is believed.
 	TrustedProxies []string    `yaml:"trusted_proxies"`
 	Spill          SpillConfig `yaml:"spill"`
+	// UnsubscribeRateLimit bounds the opt-outs with links that are genuine.
+	// Whoever holds one link can use it all up, so it is off by default.
+	UnsubscribeRateLimit RateLimit `yaml:"unsubscribe_rate_limit"`
 }
 
 // DefaultConfig returns a configuration that is valid as it stands.
@@ -63,6 +66,7 @@ func (c Config) Validate() error {
 	problems.Add(config.Prefix("spill.", c.Spill.validate(c.AckTimeout)))
 	_, err := networks("trusted_proxies", c.TrustedProxies)
 	problems.Add(err)
+	problems.Add(config.Prefix("unsubscribe_rate_limit.", c.UnsubscribeRateLimit.validate()))
 	return problems.Err()
 }
 
@@ -104,6 +108,14 @@ type RateLimit struct {
 	Burst     int     `yaml:"burst"`      // requests at once; 0 means one second's worth
 }
 
+func (l RateLimit) validate() error {
+	var problems config.Problems
+	problems.Must(l.PerSecond >= 0, "per_second: is %g, must not be negative", l.PerSecond)
+	problems.Must(l.Burst >= 0, "burst: is %d, must not be negative", l.Burst)
+	problems.Must(l.Burst == 0 || l.PerSecond > 0, "per_second: is required beside burst")
+	return problems.Err()
+}
+
 var sourceName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
 
 // validate reports what is wrong without looking at any secret.
@@ -136,10 +148,7 @@ func (s Source) validate(p esp.Provider) error {
 	_, err := networks("allow_ips", s.AllowIPs)
 	problems.Add(err)
 	problems.Must(s.MaxBody >= 0, "max_body: is %d, must not be negative", s.MaxBody)
-	problems.Must(s.RateLimit.PerSecond >= 0, "rate_limit.per_second: is %g, must not be negative", s.RateLimit.PerSecond)
-	problems.Must(s.RateLimit.Burst >= 0, "rate_limit.burst: is %d, must not be negative", s.RateLimit.Burst)
-	problems.Must(s.RateLimit.Burst == 0 || s.RateLimit.PerSecond > 0,
-		"rate_limit.per_second: is required beside burst")
+	problems.Add(config.Prefix("rate_limit.", s.RateLimit.validate()))
 	return problems.Err()
 }
 

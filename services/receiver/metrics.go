@@ -14,7 +14,7 @@ import (
 const (
 	outcomeAccepted     = "accepted"      // Kafka has it
 	outcomeSpilled      = "spilled"       // the disk has it, and Kafka will
-	outcomeProbe        = "probe"         // HEAD, GET or OPTIONS
+	outcomeProbe        = "probe"         // HEAD, GET or OPTIONS; of the page of a link, too
 	outcomeUnknown      = "unknown"       // no such source
 	outcomeRefused      = "refused"       // not genuine
 	outcomeBad          = "bad_request"   // too large, or an encoding that cannot be undone
@@ -46,6 +46,7 @@ const (
 	reasonRecordLarge = "kafka_too_large"
 	reasonLate        = "kafka_late" // to the spill at once, because others before it had to
 	reasonConfirm     = "confirmations_full"
+	reasonRecord      = "record" // an opt-out that cannot be written as one
 )
 
 // Outcomes of a confirmation.

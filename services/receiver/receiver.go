@@ -10,6 +10,9 @@
 //
 // It does not parse events: what is genuine is stored, also when nobody can read
 // it. It has no listener of its own and no Kafka client: both are the caller's.
+//
+// It also answers the links by which recipients opt out with one click
+// (RFC 8058), under the same guarantee: see pkg/unsubscribe.
 package receiver
 
 import (
@@ -30,6 +33,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"mailriver/pkg/config"
+	"mailriver/pkg/unsubscribe"
 )
 
 // Producer is the part of *kgo.Client that the receiver uses. It must produce
@@ -40,7 +44,8 @@ type Producer interface {
 	TryProduce(ctx context.Context, record *kgo.Record, promise func(*kgo.Record, error))
 }
 
-// Deps are the receiver's collaborators. All are required, but for the spill's.
+// Deps are the receiver's collaborators. All are required, but for those of the
+// spill and of links to opt out.
 type Deps struct {
 	Surroundings
 	Producer Producer
@@ -48,11 +53,13 @@ type Deps struct {
 	// SpillProducer is given what the spill holds. It must not give a record up
 	// for its age: that is counted from the record's timestamp.
 	SpillProducer Producer
-	Topic         string // of raw records
-	Meter         metric.Meter
-	Tracer        trace.Tracer
-	Propagator    propagation.TextMapPropagator
-	Logger        *slog.Logger
+	// Unsubscribe are the keys of links to opt out; nil when there are none.
+	Unsubscribe *unsubscribe.Keys
+	Topic       string // of raw records
+	Meter       metric.Meter
+	Tracer      trace.Tracer
+	Propagator  propagation.TextMapPropagator
+	Logger      *slog.Logger
 }
 
 // Service is the receiver.
@@ -73,6 +80,8 @@ type Service struct {
 	// more at once would not be faster.
 	decoding chan struct{}
 	confirms confirms
+
+	unsubscribe *unsubscriber // nil without keys
 }
 
 // New checks its arguments and reads the secrets of the sources. It opens no
@@ -106,6 +115,11 @@ func New(cfg Config, sources []Source, deps Deps) (*Service, error) {
 		decoding: make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		confirms: newConfirms(),
 	}
+	if deps.Unsubscribe != nil {
+		if s.unsubscribe, err = newUnsubscriber(cfg, deps.Unsubscribe, deps.Surroundings); err != nil {
+			return nil, fmt.Errorf("receiver: unsubscribe: %w", err)
+		}
+	}
 	if s.metrics, err = newMetrics(deps.Meter, s); err != nil {
 		return nil, fmt.Errorf("receiver: metrics: %w", err)
 	}
@@ -127,6 +141,13 @@ func (s *Service) Routes(r gin.IRouter) {
 	r.HEAD(path, s.probe)
 	r.GET(path, s.probe)
 	r.OPTIONS(path, s.probe)
+	if s.unsubscribe == nil {
+		return
+	}
+	const link = unsubscribe.Path + ":token"
+	r.POST(link, s.optOut)
+	r.GET(link, s.unsubscribePage)
+	r.HEAD(link, s.unsubscribePage)
 }
 
 // Run confirms subscriptions, and drains the spill, until ctx ends.

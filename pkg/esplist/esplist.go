@@ -61,7 +61,7 @@ func Slot(e suppression.Entry) string {
 // every mail of an account. Which account, the entry does not say: see
 // pkg/listsync.
 func Wide(e suppression.Entry) bool {
-	return e.ScopeKind == event.ScopeAddress || e.ScopeKind == event.ScopeAccount || e.ScopeKind == ""
+	return e.ScopeKind == event.ScopeAddress || e.ScopeKind == event.ScopeAccount && e.ScopeID == ""
 }
 
 // AddInBatches calls post for parts of at most size entries. A part that the

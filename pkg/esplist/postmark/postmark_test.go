@@ -88,7 +88,10 @@ func TestClient_Add_silent(t *testing.T) {
 	f.Server.Next(esplisttest.Answer{Status: http.StatusOK, Body: `{"Suppressions":[
 		{"EmailAddress":"A@Example.com","Status":"Suppressed","Message":null},
 		{"EmailAddress":"b@example.com","Status":"Failed","Message":null}]}`})
-	entries := []suppression.Entry{{Address: "a@example.com"}, {Address: "b@example.com"}, {Address: "c@example.com"}}
+	var entries []suppression.Entry
+	for _, address := range []string{"a@example.com", "b@example.com", "c@example.com"} {
+		entries = append(entries, suppression.Entry{Address: address, ScopeKind: event.ScopeAddress})
+	}
 	results, err := f.Client(t, f.Key, esplist.Transport{}).Add(t.Context(), entries)
 	if err != nil || len(results) != 3 {
 		t.Fatalf("Add = %+v, %v, want 3 results", results, err)

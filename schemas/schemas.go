@@ -17,6 +17,11 @@ var EmailEventV1 string
 //go:embed avro/suppression.v1.avsc
 var SuppressionV1 string
 
+// AlertV1 is version 1 of an alert about a sender domain.
+//
+//go:embed avro/alert.v1.avsc
+var AlertV1 string
+
 // Topics is topics.yaml.
 //
 //go:embed topics.yaml

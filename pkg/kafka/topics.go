@@ -22,6 +22,8 @@ type Topics struct {
 	Dead         string // what could not be processed
 	Dedup        string // marks of published events, by raw partition
 	Suppressions string // state of each suppressed address
+	Rates        string // counters by sender domain and hour
+	Alerts       string // crossings of complaint and bounce rates
 }
 
 // Topics returns the names under the configured prefix.
@@ -32,6 +34,8 @@ func (c Config) Topics() Topics {
 		Dead:         c.TopicPrefix + "dead.v1",
 		Dedup:        c.TopicPrefix + "dedup.v1",
 		Suppressions: c.TopicPrefix + "suppressions.v1",
+		Rates:        c.TopicPrefix + "rates.v1",
+		Alerts:       c.TopicPrefix + "alerts.v1",
 	}
 }
 

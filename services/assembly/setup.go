@@ -91,6 +91,7 @@ func values(topics kafka.Topics) []struct{ topic, schema string } {
 	return []struct{ topic, schema string }{
 		{topics.Events, schemas.EmailEventV1},
 		{topics.Suppressions, schemas.SuppressionV1},
+		{topics.Alerts, schemas.AlertV1},
 	}
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"github.com/gin-gonic/gin"
@@ -47,6 +48,25 @@ func BenchmarkGuard(b *testing.B) {
 			for b.Loop() {
 				w := discard{http.Header{}}
 				handler.engine.ServeHTTP(w, r)
+			}
+		})
+		// What a client sees: the same over a connection on loopback.
+		b.Run(handler.name+" over HTTP", func(b *testing.B) {
+			server := httptest.NewServer(handler.engine)
+			defer server.Close()
+			for b.Loop() {
+				r, err := http.NewRequestWithContext(b.Context(), http.MethodGet, server.URL+"/v1/suppressions/ada@example.com", nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				r.Header.Set("Authorization", "Bearer "+key)
+				response, err := server.Client().Do(r)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _ = response.Body.Close(); response.StatusCode != http.StatusNoContent {
+					b.Fatalf("status = %d", response.StatusCode)
+				}
 			}
 		})
 	}

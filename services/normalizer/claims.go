@@ -28,8 +28,11 @@ import (
 // event is in the store, or its transaction was aborted.
 type claims struct {
 	dedup *dedup
-	open  func(opts ...kgo.Opt) (*kgo.Client, error)
-	log   *slog.Logger
+	// retryWait is the pause before the topic is read again after an error.
+	retryWait time.Duration
+	open      func(opts ...kgo.Opt) (*kgo.Client, error)
+	admin     func() (*kadm.Client, error)
+	log       *slog.Logger
 
 	mu      sync.Mutex
 	client  *kgo.Client // nil when not reading
@@ -52,8 +55,11 @@ type claim struct {
 // mark of the other copy, or no claim any more.
 var errClaimed = errors.New("another instance is publishing the same event")
 
-func newClaims(d *dedup, open func(opts ...kgo.Opt) (*kgo.Client, error), log *slog.Logger) *claims {
-	return &claims{dedup: d, open: open, log: log, moved: make(chan struct{})}
+func newClaims(d *dedup, cfg Config, deps Deps) *claims {
+	return &claims{
+		dedup: d, retryWait: cfg.RetryWait, open: deps.Reader, admin: deps.Admin, log: deps.Logger,
+		moved: make(chan struct{}),
+	}
 }
 
 // run reads until ctx ends. Errors of Kafka are waited out; nothing commits
@@ -68,7 +74,7 @@ func (c *claims) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(c.dedup.retryWait):
+		case <-time.After(c.retryWait):
 		}
 	}
 }
@@ -76,7 +82,7 @@ func (c *claims) run(ctx context.Context) error {
 func (c *claims) read(ctx context.Context) error {
 	// What is before the last stable offset is settled; who asks waits until
 	// the reader of committed marks is there.
-	admin, err := c.dedup.admin()
+	admin, err := c.admin()
 	if err != nil {
 		return err
 	}
@@ -125,7 +131,7 @@ func (c *claims) read(ctx context.Context) error {
 }
 
 func (c *claims) add(records []*kgo.Record) {
-	settled := c.dedup.positions()
+	settled := c.dedup.marks.Positions()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, r := range records {
@@ -133,7 +139,7 @@ func (c *claims) add(records []*kgo.Record) {
 		if r.Attrs.IsControl() || !r.Attrs.IsTransactional() {
 			continue
 		}
-		if id, ok := markID(r.Key); ok {
+		if id, err := event.ParseID(string(r.Key)); err == nil {
 			mine := claim{id, r.ProducerID, r.Partition, r.Offset}
 			c.waiting[r.Partition] = append(c.waiting[r.Partition], mine)
 			c.byEvent[id] = append(c.byEvent[id], mine)
@@ -177,7 +183,7 @@ func (c *claims) check(ctx context.Context, producer int64, kept []mark) error {
 		return fmt.Errorf("claims: %w", err)
 	}
 	for {
-		moved := c.dedup.moves() // before the look, so that no move is missed
+		moved := c.dedup.marks.Moved() // before the look, so that no move is missed
 		wait, err := c.others(producer, kept)
 		if err != nil {
 			return err
@@ -193,7 +199,7 @@ func (c *claims) check(ctx context.Context, producer int64, kept []mark) error {
 	}
 	// What was settled since the events were filtered may have been committed.
 	for _, m := range kept {
-		published, err := c.dedup.marks.has(m.id, m.at, c.dedup.window)
+		published, err := c.dedup.has(m.id, m.at)
 		if err != nil {
 			return err
 		}
@@ -221,7 +227,7 @@ func (c *claims) reach(ctx context.Context) error {
 		return fmt.Errorf("end offsets: %w", err)
 	}
 	for {
-		settledMoved, settled := c.dedup.moves(), c.dedup.positions()
+		settledMoved, settled := c.dedup.marks.Moved(), c.dedup.marks.Positions()
 		c.mu.Lock()
 		moved, behind := c.moved, c.client != client
 		ends.Each(func(o kadm.ListedOffset) { behind = behind || c.next[o.Partition] < o.Offset })
@@ -244,7 +250,7 @@ func (c *claims) reach(ctx context.Context) error {
 // others looks for claims of other producers that are not settled. It reports
 // whether to wait for them, or the error to give up with.
 func (c *claims) others(producer int64, kept []mark) (wait bool, err error) {
-	settled := c.dedup.positions()
+	settled := c.dedup.marks.Positions()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range kept {

@@ -77,22 +77,18 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("normalizer: %w", err)
 	}
 	t := NewTransformer(deps.Providers, deps.Encoder, deps.Topics, deps.Version, deps.Now)
-	d := &dedup{
-		window: cfg.DedupWindow, retryWait: cfg.RetryWait, topic: deps.Topics.Dedup, open: deps.Reader, admin: deps.Admin,
-		log: deps.Logger, now: deps.Now,
-		position: map[int32]int64{}, fresh: map[int32]bool{}, moved: make(chan struct{}),
-	}
-	return &Service{cfg: cfg, deps: deps, transformer: t, metrics: m, dedup: d, claims: newClaims(d, deps.Reader, deps.Logger)}, nil
+	d := &dedup{window: cfg.DedupWindow, topic: deps.Topics.Dedup, log: deps.Logger, now: deps.Now}
+	return &Service{cfg: cfg, deps: deps, transformer: t, metrics: m, dedup: d, claims: newClaims(d, cfg, deps)}, nil
 }
 
 // Run normalizes until ctx ends, and finishes the transaction in hand.
 func (s *Service) Run(ctx context.Context) (err error) {
-	store, err := openMarks(s.deps.Dir, s.deps.Logger)
+	marks, err := openMarks(s.cfg, s.deps)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, store.close()) }()
-	s.dedup.marks = store
+	defer func() { err = errors.Join(err, marks.Close()) }()
+	s.dedup.marks = marks
 
 	transactor := kafka.Transactor{
 		Open:       s.open,
@@ -102,9 +98,10 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		OnEnd:      s.metrics.transaction,
 		Logger:     s.deps.Logger,
 	}
-	// The store is closed behind both: neither may outlive the other.
+	// The marks are closed behind all of them.
 	return run.Group(ctx, drain,
-		run.Service{Name: "marks", Run: s.dedup.run},
+		run.Service{Name: "marks", Run: marks.Run},
+		run.Service{Name: "sweep", Run: s.dedup.sweep},
 		run.Service{Name: "claims", Run: s.claims.run},
 		run.Service{Name: "transactions", Run: transactor.Run},
 	)
@@ -129,7 +126,7 @@ func (s *Service) open() (*kgo.GroupTransactSession, error) {
 		kgo.FetchMinBytes(256<<10),
 		kgo.FetchMaxWait(s.cfg.MaxWait),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
-			s.dedup.assigned(assigned[s.deps.Topics.Raw])
+			s.dedup.marks.Assigned(assigned[s.deps.Topics.Raw])
 		}),
 	)
 	if err != nil {
@@ -148,11 +145,11 @@ func (s *Service) handle(ctx context.Context, batch []*kgo.Record) (kafka.Outcom
 		return kafka.Outcome{}, err
 	}
 	results := s.transformAll(batch)
-	kept, records, err := s.dedup.filter(batch, results)
+	kept, marks, err := s.dedup.filter(batch, results)
 	if err != nil {
 		return kafka.Outcome{}, err
 	}
-	out := kafka.Outcome{Records: records}
+	out := kafka.Outcome{Records: slices.Clone(marks)}
 	for i := range results {
 		for _, c := range results[i].Events {
 			out.Records = append(out.Records, c.Record)
@@ -164,18 +161,19 @@ func (s *Service) handle(ctx context.Context, batch []*kgo.Record) (kafka.Outcom
 		if err != nil {
 			return fmt.Errorf("producer id: %w", err)
 		}
-		return s.claims.check(ctx, producer, kept)
+		if err := s.claims.check(ctx, producer, kept); err != nil {
+			return err
+		}
+		// The answers that the events were filtered by were whole ones.
+		return s.dedup.marks.Intact(slices.Collect(maps.Keys(partitions)))
 	}
 	out.Done = func(committed bool) {
 		if !committed {
 			return
 		}
-		// The reader of the dedup topic would add them too, but later than the
-		// next batch may need them.
-		if err := s.dedup.marks.add(kept, nil); err != nil {
-			s.deps.Logger.ErrorContext(ctx, "marks not stored, waiting for the topic to bring them", "err", err)
-			s.dedup.assigned(slices.Collect(maps.Keys(partitions)))
-		}
+		// The topic brings them too, but later than the next batch may need
+		// them.
+		s.dedup.marks.Wrote(marks)
 		s.metrics.published(ctx, results, s.deps.Now())
 	}
 	return out, nil

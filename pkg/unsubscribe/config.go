@@ -48,23 +48,33 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// Open resolves the keys. It returns nil when there are none.
+// Open resolves the keys. It returns nil when there are none. Its error is that
+// of a file that cannot be read ([config.ErrUnreadable]) only if nothing else is
+// wrong.
 func (c Config) Open(resolve func(config.Secret) (string, error)) (*Keys, error) {
 	if len(c.Keys) == 0 {
 		return nil, nil
 	}
-	var problems config.Problems
+	var mistakes, unreadable config.Problems
 	var texts []string
 	for i, secret := range c.Keys {
 		if secret.IsZero() {
-			problems.Must(false, "keys[%d]: is empty", i)
+			mistakes.Must(false, "keys[%d]: is empty", i)
 			continue
 		}
 		text, err := resolve(secret)
-		problems.Add(config.Prefix(fmt.Sprintf("keys[%d]: ", i), err))
+		err = config.Prefix(fmt.Sprintf("keys[%d]: ", i), err)
+		if errors.Is(err, config.ErrUnreadable) {
+			unreadable.Add(err)
+		} else {
+			mistakes.Add(err)
+		}
 		texts = append(texts, text)
 	}
-	if err := problems.Err(); err != nil {
+	if err := mistakes.Err(); err != nil {
+		return nil, err
+	}
+	if err := unreadable.Err(); err != nil {
 		return nil, err
 	}
 	return NewKeys(texts)

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"testing"
 	"testing/quick"
@@ -335,7 +336,8 @@ func TestConfig(t *testing.T) {
 
 func TestConfig_Open(t *testing.T) {
 	resolve := func(s config.Secret) (string, error) {
-		return s.Resolve(func(string) (string, bool) { return newer, true }, nil)
+		return s.Resolve(func(string) (string, bool) { return newer, true },
+			func(string) ([]byte, error) { return nil, fs.ErrNotExist })
 	}
 	if k, err := (Config{}).Open(resolve); k != nil || err != nil {
 		t.Errorf("Open() without keys = %v, %v, want nothing", k, err)
@@ -347,7 +349,11 @@ func TestConfig_Open(t *testing.T) {
 	if _, err := k.Open(token(t, keys(t, older), link()), issued); err != nil {
 		t.Errorf("Open() by the second key = %v, want nil", err)
 	}
-	_, err = Config{Keys: []config.Secret{{}, config.NewSecret("${vault:x}")}}.Open(resolve)
+	unreadable := config.NewSecret("${file:/absent}")
+	if _, err := (Config{Keys: []config.Secret{unreadable}}).Open(resolve); !errors.Is(err, config.ErrUnreadable) {
+		t.Errorf("Open() of a file that is not there = %v, want %v", err, config.ErrUnreadable)
+	}
+	_, err = Config{Keys: []config.Secret{{}, config.NewSecret("${vault:x}"), unreadable}}.Open(resolve)
 	const want = "keys[0]: is empty\nkeys[1]: starts with ${ and is neither ${env:NAME} nor ${file:PATH}"
 	if fmt.Sprint(err) != want {
 		t.Errorf("Open() = %v, want\n%s", err, want)

@@ -245,6 +245,10 @@ func ServiceNames() []string {
 }
 
 func buildReceiver(ctx context.Context, p *Process) (Part, error) {
+	links, err := p.Config.UnsubscribeKeys()
+	if err != nil {
+		return Part{}, err
+	}
 	producer, err := p.Clients.Producer(
 		kgo.ProducerLinger(time.Millisecond),
 		kgo.MaxBufferedBytes(int(p.Config.Receiver.MaxInFlightBytes)),
@@ -259,7 +263,7 @@ func buildReceiver(ctx context.Context, p *Process) (Part, error) {
 	checks := []httpserver.Check{{Name: "receiver kafka", Ask: producer.Ping}}
 	closeAll := func() error { producer.Close(); return nil }
 	deps := receiver.Deps{
-		Surroundings: p.Config.surroundings(), Producer: producer, Topic: p.Config.Kafka.Topics().Raw,
+		Surroundings: p.Config.surroundings(), Producer: producer, Topic: p.Config.Kafka.Topics().Raw, Unsubscribe: links,
 		Meter:  p.Telemetry.Meter.Meter("mailriver/services/receiver"),
 		Tracer: p.Telemetry.Tracer.Tracer("mailriver/services/receiver"), Propagator: p.Telemetry.Propagator,
 		Logger: log,

@@ -15,6 +15,7 @@ import (
 	"mailriver/pkg/httpserver"
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/telemetry"
+	"mailriver/pkg/unsubscribe"
 	"mailriver/services/loader"
 	"mailriver/services/normalizer"
 	"mailriver/services/receiver"
@@ -46,6 +47,8 @@ type Config struct {
 	Receiver   receiver.Config   `yaml:"receiver"`
 	Normalizer normalizer.Config `yaml:"normalizer"`
 	Loader     loader.Config     `yaml:"loader"`
+
+	Unsubscribe unsubscribe.Config `yaml:"unsubscribe"`
 
 	// environ is where ${env:NAME} of a secret is looked up.
 	environ []string
@@ -106,6 +109,7 @@ func (c Config) Validate() error {
 		{"receiver", c.Receiver.Validate()},
 		{"normalizer", c.Normalizer.Validate()},
 		{"loader", c.Loader.Validate()},
+		{"unsubscribe", c.Unsubscribe.Validate()},
 	} {
 		problems.Add(config.Prefix(section.name+".", section.err))
 	}
@@ -121,7 +125,17 @@ func (c Config) Validate() error {
 			problems.Add(config.Prefix(secret.key+": ", err))
 		}
 	}
+	if _, err := c.UnsubscribeKeys(); err != nil && !errors.Is(err, config.ErrUnreadable) {
+		problems.Add(err) // a file may be there for the receiver alone
+	}
 	return problems.Err()
+}
+
+// UnsubscribeKeys returns the keys of links to opt out, or nil when there are
+// none.
+func (c Config) UnsubscribeKeys() (*unsubscribe.Keys, error) {
+	keys, err := c.Unsubscribe.Open(c.resolve)
+	return keys, config.Prefix("unsubscribe.", err)
 }
 
 func (c Config) surroundings() receiver.Surroundings {

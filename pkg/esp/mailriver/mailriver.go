@@ -139,7 +139,7 @@ func (c Change) Validate() error {
 		must(c.ScopeID == "", "scope_id: is %q, must be empty: the scope address is all of the address", c.ScopeID)
 	case event.ScopeAccount:
 	default:
-		must(c.ScopeID != "", "scope_id: is required with the scope_kind %q", c.ScopeKind)
+		must(c.ScopeID != "" || !slices.Contains(kinds, c.ScopeKind), "scope_id: is required with the scope_kind %q", c.ScopeKind)
 	}
 	must(c.Reason != "" || c.Action != ActionAdd, "reason: is required to add")
 	must(word(c.Reason), "reason: must be a word of a-z and _ of at most %d letters", MaxReason)

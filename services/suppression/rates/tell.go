@@ -125,9 +125,7 @@ func (s *Service) tell(ctx context.Context) error {
 	running, err := s.judgeWhileOwner(ctx, t, followed)
 	stop()
 	if running {
-		if ended := <-followed; err == nil && !errors.Is(ended, context.Canceled) {
-			err = fmt.Errorf("follow counters: %w", ended)
-		}
+		_ = <-followed // it was told to stop
 	}
 	return err
 }

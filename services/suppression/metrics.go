@@ -84,3 +84,23 @@ func (m *metrics) folded(ctx context.Context, t *tally, now time.Time) {
 		m.freshness.Record(ctx, now.Sub(t.oldest).Seconds())
 	}
 }
+
+func (m *metrics) lookedUp(ctx context.Context, answers ...Answer) {
+	var suppressed int64
+	for i := range answers {
+		if answers[i].Suppressed {
+			suppressed++
+		}
+	}
+	clear := int64(len(answers)) - suppressed
+	if suppressed > 0 {
+		m.lookups.Add(ctx, suppressed, metric.WithAttributes(attribute.String("answer", "suppressed")))
+	}
+	if clear > 0 {
+		m.lookups.Add(ctx, clear, metric.WithAttributes(attribute.String("answer", "clear")))
+	}
+}
+
+func (m *metrics) changed(ctx context.Context, origin, action string, n int64) {
+	m.changes.Add(ctx, n, metric.WithAttributes(attribute.String("origin", origin), attribute.String("action", action)))
+}

@@ -125,7 +125,9 @@ func (s *Service) tell(ctx context.Context) error {
 	running, err := s.judgeWhileOwner(ctx, t, followed)
 	stop()
 	if running {
-		_ = <-followed // it was told to stop
+		if ended := <-followed; err == nil && !errors.Is(ended, context.Canceled) {
+			err = fmt.Errorf("follow counters: %w", ended)
+		}
 	}
 	return err
 }

@@ -97,7 +97,7 @@ type sums struct {
 	newest  hour
 	moved   time.Time // when a counter last changed, by the clock
 	last    hour      // the end as it was last
-	changed bool // since it was last judged
+	changed bool      // since it was last judged
 }
 
 type partitionCell struct {

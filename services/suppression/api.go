@@ -1,0 +1,474 @@
+package suppression
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"mailriver/pkg/event"
+	"mailriver/pkg/httpserver/api"
+	model "mailriver/pkg/suppression"
+)
+
+const (
+	maxCheck     = 10_000  // addresses in one check
+	maxCheckBody = 4 << 20 // bytes of it
+	maxBody      = 16 << 10
+	usualLimit   = 100
+	maxLimit     = 1000
+	// maxScanned bounds the work of one page: a filter that few addresses pass
+	// gives short pages, not slow ones.
+	maxScanned = 20_000
+	// maxReadWait bounds ?wait=.
+	maxReadWait = 10 * time.Second
+)
+
+// Routes adds the API.
+func (s *Service) Routes(r gin.IRouter) {
+	read, write := s.guard.Need(api.Read), s.guard.Need(api.Write)
+	v1 := r.Group("/v1/suppressions")
+	v1.GET("", read, s.with(getList))
+	v1.POST("/check", read, s.with(postCheck))
+	v1.GET("/:address", read, s.with(getAddress))
+	v1.GET("/:address/explain", read, s.with(getExplain))
+	v1.PUT("/:address", write, s.with(putAddress))
+	v1.DELETE("/:address", write, s.with(deleteAddress))
+}
+
+// with gives a handler the list, and its error to the client.
+func (s *Service) with(handle func(*Service, *list, *gin.Context) error) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		l := s.list.Load()
+		if l == nil {
+			api.Fail(c, api.Unavailable(time.Second, "the list is being opened"))
+			return
+		}
+		if err := handle(s, l, c); err != nil {
+			api.Fail(c, err)
+		}
+	}
+}
+
+// Answer is what the list says about one address.
+type Answer struct {
+	Address    string  `json:"address"`
+	Suppressed bool    `json:"suppressed"` // for the mail that the question names
+	Entries    []Line  `json:"entries"`    // every entry in force, strongest first
+	AsOf       *string `json:"as_of"`      // the answer is not older than this; null until the list was complete once
+	// Position is where the list is, for ?wait= on any replica.
+	Position string `json:"position,omitempty"`
+}
+
+// Line is an entry as the API tells it.
+type Line struct {
+	Address   string       `json:"address,omitempty"` // in a list
+	ScopeKind string       `json:"scope_kind"`
+	ScopeID   string       `json:"scope_id"`
+	Reason    model.Reason `json:"reason"`
+	Since     time.Time    `json:"since"`
+	ExpiresAt *time.Time   `json:"expires_at"` // null: never
+	Provider  string       `json:"provider"`
+	Source    string       `json:"source"`
+	EventID   string       `json:"event_id"`
+	Note      string       `json:"note,omitempty"`
+}
+
+func line(e model.Entry) Line {
+	l := Line{
+		ScopeKind: e.ScopeKind, ScopeID: e.ScopeID, Reason: e.Reason, Since: e.Since, Provider: e.Provider,
+		Source: e.Source, EventID: e.EventID, Note: e.Note,
+	}
+	if !e.ExpiresAt.IsZero() {
+		l.ExpiresAt = &e.ExpiresAt
+	}
+	return l
+}
+
+// mail is the mail that a question is about: what it says beside the address.
+type mail struct{ stream, scopeKind, scopeID string }
+
+// concerns reports whether an entry stands against the mail. What is for the
+// whole address or account always does; what is narrower does only where the
+// question names it, so that an opt-out of the newsletter does not stop the
+// receipt.
+func (m mail) concerns(e model.Entry) bool {
+	switch e.ScopeKind {
+	case event.ScopeAddress, event.ScopeAccount:
+		return true
+	case event.ScopeStream:
+		if m.stream != "" && m.stream == e.ScopeID {
+			return true
+		}
+	}
+	return m.scopeKind == e.ScopeKind && m.scopeID == e.ScopeID
+}
+
+// names of the parameters that make a mail.
+const (
+	paramStream    = "stream"
+	paramScopeKind = "scope_kind"
+	paramScopeID   = "scope_id"
+	paramWait      = "wait"
+)
+
+func checkMail(fields *api.Fields, m mail) {
+	kinds, _ := event.Vocabulary("scope_kind")
+	fields.Must(m.scopeKind == "" || slices.Contains(kinds, m.scopeKind), paramScopeKind,
+		"is %q, must be one of %s", m.scopeKind, strings.Join(kinds, ", "))
+	fields.Must(m.scopeID == "" || m.scopeKind != "", paramScopeID, "needs scope_kind")
+}
+
+func (l *list) answer(given string, entries []model.Entry, m mail, now time.Time) Answer {
+	a := Answer{Address: given, Entries: []Line{}}
+	for _, e := range model.Active(entries, now) {
+		a.Suppressed = a.Suppressed || m.concerns(e)
+		a.Entries = append(a.Entries, line(e))
+	}
+	return a
+}
+
+// age is as_of. It is asked for after the answer is known: see replica.Copy.AsOf.
+func (l *list) age() *string {
+	at := l.asOf()
+	if at.IsZero() {
+		return nil
+	}
+	text := at.UTC().Format(time.RFC3339Nano)
+	return &text
+}
+
+// known returns the folded form of the address in the path.
+func known(l *list, c *gin.Context) (given, folded string, err error) {
+	given = c.Param("address")
+	folded, ok := l.fold(given)
+	if !ok {
+		return "", "", api.Field("address", "is %q, must be local-part@domain", given)
+	}
+	return given, folded, nil
+}
+
+func getAddress(s *Service, l *list, c *gin.Context) error {
+	q, err := api.ParseQuery(c, paramStream, paramScopeKind, paramScopeID, paramWait)
+	if err != nil {
+		return err
+	}
+	given, folded, err := known(l, c)
+	if err != nil {
+		return err
+	}
+	m := mail{q.Get(paramStream), q.Get(paramScopeKind), q.Get(paramScopeID)}
+	var fields api.Fields
+	checkMail(&fields, m)
+	if err := fields.Err(); err != nil {
+		return err
+	}
+	if err := s.wait(c.Request.Context(), l, q.Get(paramWait)); err != nil {
+		return err
+	}
+	found, err := l.lookup(c.Request.Context(), []string{folded})
+	if err != nil {
+		return err
+	}
+	a := l.answer(given, found[0], m, s.deps.Now())
+	a.AsOf = l.age()
+	s.metrics.lookedUp(c.Request.Context(), a)
+	c.JSON(http.StatusOK, a)
+	return nil
+}
+
+// checkRequest is the body of POST check.
+type checkRequest struct {
+	Addresses []string `json:"addresses"`
+	Stream    string   `json:"stream"`
+	ScopeKind string   `json:"scope_kind"`
+	ScopeID   string   `json:"scope_id"`
+}
+
+func postCheck(s *Service, l *list, c *gin.Context) error {
+	q, err := api.ParseQuery(c, paramWait)
+	if err != nil {
+		return err
+	}
+	var body checkRequest
+	if err := api.DecodeJSON(c, &body, maxCheckBody); err != nil {
+		return err
+	}
+	m := mail{body.Stream, body.ScopeKind, body.ScopeID}
+	var fields api.Fields
+	checkMail(&fields, m)
+	fields.Must(len(body.Addresses) > 0, "addresses", "is empty")
+	fields.Must(len(body.Addresses) <= maxCheck, "addresses", "has %d, at most %d are checked at once", len(body.Addresses), maxCheck)
+	if err := fields.Err(); err != nil {
+		return err
+	}
+	folded := make([]string, len(body.Addresses))
+	for i, given := range body.Addresses {
+		var ok bool
+		folded[i], ok = l.fold(given)
+		fields.Must(ok, "addresses["+strconv.Itoa(i)+"]", "is %q, must be local-part@domain", given)
+	}
+	if err := fields.Err(); err != nil {
+		return err
+	}
+	if err := s.wait(c.Request.Context(), l, q.Get(paramWait)); err != nil {
+		return err
+	}
+	found, err := l.lookup(c.Request.Context(), folded)
+	if err != nil {
+		return err
+	}
+	answers := make([]Answer, len(found))
+	now := s.deps.Now()
+	for i, entries := range found {
+		answers[i] = l.answer(body.Addresses[i], entries, m, now)
+	}
+	text, err := checkBody(answers, l.age())
+	if err != nil {
+		return err
+	}
+	s.metrics.lookedUp(c.Request.Context(), answers...)
+	c.Data(http.StatusOK, "application/json; charset=utf-8", text)
+	return nil
+}
+
+// checkBody is the answers by address. Most of ten thousand addresses have no
+// entry, and encoding/json would take longer for those than the look-up did.
+func checkBody(answers []Answer, asOf *string) ([]byte, error) {
+	age, err := json.Marshal(asOf)
+	if err != nil {
+		return nil, err
+	}
+	body := append(make([]byte, 0, 140*len(answers)), '{')
+	seen := make(map[string]bool, len(answers))
+	for i := range answers {
+		a := &answers[i]
+		if seen[a.Address] {
+			continue // an object has a name once
+		}
+		seen[a.Address] = true
+		if len(body) > 1 {
+			body = append(body, ',')
+		}
+		name, err := json.Marshal(a.Address)
+		if err != nil {
+			return nil, err
+		}
+		body = append(append(body, name...), `:{"address":`...)
+		body = append(append(body, name...), `,"suppressed":`...)
+		body = strconv.AppendBool(body, a.Suppressed)
+		body = append(body, `,"entries":`...)
+		if len(a.Entries) == 0 {
+			body = append(body, '[', ']')
+		} else {
+			entries, err := json.Marshal(a.Entries)
+			if err != nil {
+				return nil, err
+			}
+			body = append(body, entries...)
+		}
+		body = append(append(append(body, `,"as_of":`...), age...), '}')
+	}
+	return append(body, '}'), nil
+}
+
+// Page is a part of the list.
+type Page struct {
+	Entries    []Line  `json:"entries"`
+	NextCursor *string `json:"next_cursor"` // null at the end
+	AsOf       *string `json:"as_of"`
+}
+
+var listCursor = api.Cursors{List: "suppressions", Version: 1} //nolint:gochecknoglobals // a constant, if structs could be
+
+func getList(s *Service, l *list, c *gin.Context) error {
+	q, err := api.ParseQuery(c, "reason", paramScopeKind, "domain", "since", "cursor", "limit")
+	if err != nil {
+		return err
+	}
+	var fields api.Fields
+	reason, scopeKind, domain := model.Reason(q.Get("reason")), q.Get(paramScopeKind), strings.ToLower(q.Get("domain"))
+	if reason != "" {
+		_, ok := model.ParseReason(string(reason))
+		fields.Must(ok, "reason", "is %q, must be one of %v", reason, model.Reasons())
+	}
+	checkMail(&fields, mail{scopeKind: scopeKind})
+	since, err := q.Time("since")
+	if !fields.Join(err) {
+		return err
+	}
+	limit, err := q.Limit(usualLimit, maxLimit)
+	if !fields.Join(err) {
+		return err
+	}
+	filter := []string{string(reason), scopeKind, domain, q.Get("since")}
+	from, err := listCursor.Decode(q.Get("cursor"), filter...)
+	if !fields.Join(err) {
+		return err
+	}
+	if err := fields.Err(); err != nil {
+		return err
+	}
+	page := Page{Entries: []Line{}}
+	now := s.deps.Now()
+	next, err := l.scan(c.Request.Context(), string(from), maxScanned, func(folded string, entries []model.Entry) (bool, error) {
+		if domain != "" && !strings.HasSuffix(folded, "@"+domain) {
+			return true, nil
+		}
+		for _, e := range model.Active(entries, now) {
+			if reason != "" && e.Reason != reason || scopeKind != "" && e.ScopeKind != scopeKind || e.Since.Before(since) {
+				continue
+			}
+			entry := line(e)
+			entry.Address = e.Address
+			page.Entries = append(page.Entries, entry)
+		}
+		return len(page.Entries) < limit, nil
+	})
+	if err != nil {
+		return err
+	}
+	if next != "" {
+		cursor := listCursor.Encode([]byte(next), filter...)
+		page.NextCursor = &cursor
+	}
+	page.AsOf = l.age()
+	c.JSON(http.StatusOK, page)
+	return nil
+}
+
+// Explanation is everything that is known about an address.
+type Explanation struct {
+	Answer
+	Scopes []ExplainedScope `json:"scopes"`
+}
+
+// ExplainedScope is what is known in one scope.
+type ExplainedScope struct {
+	ScopeKind string          `json:"scope_kind"`
+	ScopeID   string          `json:"scope_id"`
+	Facts     []ExplainedFact `json:"facts"` // oldest first
+}
+
+// ExplainedFact is one event and what the policy made of it.
+type ExplainedFact struct {
+	EventID    event.ID     `json:"event_id"`
+	Revision   int32        `json:"revision"`
+	EventType  event.Type   `json:"event_type"`
+	OccurredAt time.Time    `json:"occurred_at"`
+	ExpiresAt  *time.Time   `json:"expires_at"`
+	Provider   string       `json:"provider"`
+	Source     string       `json:"source"`
+	Effect     model.Effect `json:"effect"`
+	Reason     model.Reason `json:"reason"`
+	Counts     bool         `json:"counts"`  // it is part of an entry
+	Because    string       `json:"because"` // what the policy made of it
+	Detail     string       `json:"detail,omitempty"`
+	Actor      string       `json:"actor,omitempty"`
+}
+
+func getExplain(s *Service, l *list, c *gin.Context) error {
+	q, err := api.ParseQuery(c, paramStream, paramScopeKind, paramScopeID, paramWait)
+	if err != nil {
+		return err
+	}
+	given, folded, err := known(l, c)
+	if err != nil {
+		return err
+	}
+	m := mail{q.Get(paramStream), q.Get(paramScopeKind), q.Get(paramScopeID)}
+	var fields api.Fields
+	checkMail(&fields, m)
+	if err := fields.Err(); err != nil {
+		return err
+	}
+	if err := s.wait(c.Request.Context(), l, q.Get(paramWait)); err != nil {
+		return err
+	}
+	states, err := l.scopes(c.Request.Context(), folded)
+	if err != nil {
+		return err
+	}
+	now := s.deps.Now()
+	var entries []model.Entry
+	explained := Explanation{Scopes: []ExplainedScope{}}
+	for _, state := range states {
+		verdict := model.Evaluate(state, l.policy)
+		entries = append(entries, verdict.Entries...)
+		scope := ExplainedScope{ScopeKind: state.ScopeKind, ScopeID: state.ScopeID, Facts: []ExplainedFact{}}
+		for _, j := range verdict.Judgements {
+			scope.Facts = append(scope.Facts, explain(j, verdict.Entries, now))
+		}
+		explained.Scopes = append(explained.Scopes, scope)
+	}
+	l.sort(entries)
+	explained.Answer = l.answer(given, entries, m, now)
+	explained.AsOf = l.age()
+	c.JSON(http.StatusOK, explained)
+	return nil
+}
+
+func explain(j model.Judgement, entries []model.Entry, now time.Time) ExplainedFact {
+	f := ExplainedFact{
+		EventID: j.Fact.EventID, Revision: j.Fact.Revision, EventType: j.Fact.EventType, OccurredAt: j.Fact.At,
+		Provider: j.Fact.Provider, Source: j.Fact.Source, Effect: j.Fact.Effect, Reason: j.Fact.Reason,
+		Counts: j.Counts, Because: j.Because, Detail: j.Fact.Detail, Actor: j.Fact.Actor,
+	}
+	if !j.Fact.ExpiresAt.IsZero() {
+		f.ExpiresAt = &j.Fact.ExpiresAt
+	}
+	if !j.Counts {
+		return f
+	}
+	for _, e := range entries {
+		if e.Reason == j.Fact.Reason && !e.ExpiresAt.IsZero() && !now.Before(e.ExpiresAt) {
+			f.Because += fmt.Sprintf(", until it expired on %s", e.ExpiresAt.Format(time.RFC3339))
+		}
+	}
+	return f
+}
+
+// position says where the list is. It holds an offset for each partition of the
+// suppressions topic, and means the same on every replica.
+func (l *list) position() string {
+	offsets := l.states.Positions()
+	parts := make([]string, 0, len(offsets))
+	for partition, offset := range offsets {
+		parts = append(parts, fmt.Sprintf("%d:%d", partition, offset))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ",")
+}
+
+// wait returns when the list is where the position says.
+func (s *Service) wait(ctx context.Context, l *list, position string) error {
+	if position == "" {
+		return nil
+	}
+	targets := map[int32]int64{}
+	for part := range strings.SplitSeq(position, ",") {
+		p, o, _ := strings.Cut(part, ":")
+		partition, err := strconv.ParseInt(p, 10, 32)
+		offset, offsetErr := strconv.ParseInt(o, 10, 64)
+		if err != nil || offsetErr != nil || partition < 0 || offset < 0 {
+			return api.Field(paramWait, "is %q, must be the position of an earlier answer", position)
+		}
+		targets[int32(partition)] = offset
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxReadWait)
+	defer cancel()
+	if err := l.states.Reach(ctx, targets); err != nil {
+		if errors.Is(err, context.Canceled) {
+			return err
+		}
+		return api.Unavailable(time.Second, "the list has not reached position %s yet; it is at %s", position, l.position())
+	}
+	return nil
+}

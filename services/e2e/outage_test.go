@@ -571,7 +571,7 @@ func (e *estuary) balance(l *load) []*kgo.Record {
 // Turns red when the loader gives up, drops or repeats a range, goes on fetching
 // what it has no room for, or loses its place in the group.
 func TestOutage_clickHouse(t *testing.T) {
-	room := max(300, int(outage(t).Seconds()*perSecond/10))
+	room := max(100, int(outage(t).Seconds()*perSecond/10))
 	for name, away := range map[string]func(*gate){"refuses": (*gate).shut, "hangs": (*gate).silence} {
 		t.Run(name, func(t *testing.T) {
 			e := newEstuary(t, fmt.Sprintf("loader: { max_rows: %d, buffer_rows: %d, insert_timeout: 3s, retry_max: 2s }\n", room, room))

@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -182,6 +184,48 @@ func (r *river) replay(args ...string) replayed {
 	return report
 }
 
+// watch asks ClickHouse until it is stopped, as a dashboard does. No answer may
+// hold an event twice, and a month has either none of the corrections or all.
+func (r *river) watch() (stop func()) {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	done := make(chan struct{})
+	asked := 0
+	revised := map[string][]string{} // by month, what was seen
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			text, err := r.query("SELECT toYYYYMM(received_at) AS month, count() - uniqExact(event_id), countIf(revision > 0) FROM mailriver.events GROUP BY month")
+			if err != nil {
+				r.t.Errorf("while a replay runs: %v", err)
+				return
+			}
+			asked++
+			for line := range strings.Lines(text) {
+				month := strings.Fields(line)
+				if month[1] != "0" {
+					r.t.Errorf("while a replay runs: %s events of %s are there twice", month[1], month[0])
+					return
+				}
+				if !slices.Contains(revised[month[0]], month[2]) {
+					revised[month[0]] = append(revised[month[0]], month[2])
+				}
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		if asked == 0 {
+			r.t.Error("nobody asked while the replay ran")
+		}
+		for month, seen := range revised {
+			if len(seen) > 2 || seen[0] != "0" {
+				r.t.Errorf("while a replay runs, %s of %s are corrected, want none and then all", seen, month)
+			}
+		}
+	}
+}
+
 // revisions returns what stands on the canonical topic for each event, in the
 // order of the revisions.
 func (r *river) revisions() map[event.ID][]event.Event {
@@ -268,7 +312,9 @@ func TestReplay(t *testing.T) {
 		_, err := simulate.Sender{Rate: 150}.Send(t.Context(), each(more))
 		sent <- err
 	}()
+	stop := r.watch()
 	report := r.replay("raw", "--from", "1h")
+	stop()
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}

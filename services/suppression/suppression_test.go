@@ -229,7 +229,8 @@ func TestService_twoReplicasAgree(t *testing.T) {
 		e.OccurredAt = noon.Add(time.Duration(random.IntN(3600)) * time.Second)
 		switch random.IntN(4) {
 		case 0:
-			e.Type, e.Provider, e.Source, e.SuppressionAction = event.SuppressionChanged, "mailriver", "mailriver", event.SuppressionRemove
+			e.Type, e.Provider, e.Source = event.SuppressionChanged, event.ProviderMailriver, mailriver.Source
+			e.SuppressionAction, e.ScopeKind = event.SuppressionRemove, event.ScopeAddress
 		case 1:
 			e.Type = event.Complained
 		}

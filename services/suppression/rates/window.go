@@ -74,14 +74,18 @@ func (c Config) level(before Level, r Rate, n Counts) Level {
 		if before.rank() >= l.rank() {
 			part = c.Hysteresis
 		}
-		// Products, not quotients: 1 of 1000 is 0.1 % exactly.
-		if volume > 0 && float64(volume) >= part*float64(c.MinVolume) &&
-			float64(events) >= part*c.thresholds(r).at(l)*float64(volume) {
+		if volume > 0 && reaches(volume, part*float64(c.MinVolume)) &&
+			reaches(events, part*c.thresholds(r).at(l)*float64(volume)) {
 			return l
 		}
 	}
 	return OK
 }
+
+// reaches compares a count with a product of fractions, which binary floating
+// point may put a little above the whole number that it is: 0.8 of 0.3 % of
+// 10,000 is 24.
+func reaches(n int64, bound float64) bool { return float64(n)+1e-6 >= bound }
 
 // sums adds the counters of all partitions up, by sender and hour.
 //

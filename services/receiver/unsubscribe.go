@@ -76,7 +76,7 @@ func (s *Service) unsubscribePage(c *gin.Context) {
 	}
 	s.metrics.countRequest(c.Request.Context(), u.src, outcomeProbe, "")
 	u.show(c, http.StatusOK, words{
-		Title: "Unsubscribe", Before: "Do you want no more of these emails at ", Address: masked(opened.Address), After: "?",
+		Title: "Unsubscribe", Before: "Stop sending these emails to ", Address: masked(opened.Address), After: "?",
 		Button: "Unsubscribe",
 	})
 }
@@ -98,7 +98,7 @@ func (s *Service) optOut(c *gin.Context) {
 		u.sayNothing(c, v.status)
 	case v.status == http.StatusOK && browser:
 		u.show(c, v.status, words{
-			Title: "You are unsubscribed", Address: masked(opened.Address), After: " gets no more of these emails.",
+			Title: "You are unsubscribed", Before: "These emails will no longer be sent to ", Address: masked(opened.Address), After: ".",
 		})
 	case v.status == http.StatusOK:
 		c.String(v.status, "unsubscribed\n")

@@ -102,7 +102,8 @@ type Source struct {
 	RateLimit RateLimit `yaml:"rate_limit,omitempty"`
 }
 
-// RateLimit bounds the requests of a source. The zero value is no limit.
+// RateLimit bounds the requests of a source, or the opt-outs by links. The zero
+// value is no limit.
 type RateLimit struct {
 	PerSecond float64 `yaml:"per_second"` // requests, on average
 	Burst     int     `yaml:"burst"`      // requests at once; 0 means one second's worth

@@ -325,7 +325,7 @@ func TestCopy_recreatedTopic(t *testing.T) {
 
 // Records that are gone before they were read may have been deletions, so a copy
 // that missed some starts over. Without the comparison with the start of the
-// topic "a" stays.
+// topic it stays where it is, and holds "a".
 func TestCopy_missedRecords(t *testing.T) {
 	w := newWorld(t)
 	w.cluster.NeedFake(t)
@@ -345,8 +345,9 @@ func TestCopy_missedRecords(t *testing.T) {
 }
 
 // A copy that was away for longer than the topic remembers deletions starts
-// over, whether its process was down or the broker out of reach. Without that it
-// keeps an entry whose deletion was compacted away; here it would apply nothing.
+// over, whether its process was down or the broker out of reach: else it would
+// keep an entry whose deletion was compacted away. Without that it applies
+// nothing here.
 func TestCopy_awayForLong(t *testing.T) {
 	w := newWorld(t)
 	w.produce("a", "1", "b", "1")

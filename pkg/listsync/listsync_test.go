@@ -208,6 +208,14 @@ func TestRun_compare(t *testing.T) {
 			leftOut: map[string]int64{"has expired": 1},
 		},
 		{
+			name: "an entry that ends does not hide one that does not",
+			ours: []suppression.Entry{
+				wide("a@example.com", suppression.SoftBounce), expiring(now.Add(time.Second)),
+			},
+			want:    []string{"missing_there a@example.com account/ soft_bounce<>"},
+			leftOut: map[string]int64{"expires, and the list cannot": 1},
+		},
+		{
 			name:    "no addresses",
 			ours:    []suppression.Entry{wide("nobody", suppression.Manual), wide(strings.Repeat("a", 2000)+"@example.com", suppression.Manual)},
 			theirs:  func(s *esplisttest.SendGrid) { s.Put("invalid_emails", "a b@", "", now) },
@@ -235,6 +243,47 @@ func TestRun_compare(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A tag cannot be added at Mailgun, and is on both lists all the same.
+func TestRun_scopeThatIsOnlyRead(t *testing.T) {
+	s := esplisttest.NewMailgun(t)
+	s.Put("unsubscribes", "both@example.com", "", now, "news")
+	s.Put("unsubscribes", "theirs@example.com", "", now, "news")
+	client, err := mailgun.New(mailgun.Options{Key: s.Key, Domain: s.Domain, BaseURL: s.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := run(t, options(t, client,
+		scoped("both@example.com", event.ScopeTag, "news", "mailgun", "mg"),
+		scoped("ours@example.com", event.ScopeTag, "news", "mailgun", "mg")))
+	want := []string{"missing_here theirs@example.com tag/news <>unsubscribe"}
+	if got := short(report.Rows); !slices.Equal(got, want) {
+		t.Errorf("Run = %q, want %q", got, want)
+	}
+	if got := report.LeftOut[mailgun.ErrTag.Error()]; got != 2 {
+		t.Errorf("left out %v, want 2 tags", report.LeftOut)
+	}
+}
+
+// A reason that is not said may be any.
+func TestRun_unsaidReason(t *testing.T) {
+	theirs := &list{[]suppression.Entry{wide("a@example.com", suppression.ProviderList)}}
+	report := run(t, options(t, memory{theirs}, wide("a@example.com", suppression.Complaint)))
+	if len(report.Rows) != 0 || report.Agreed != 1 {
+		t.Errorf("Run = %+v, want no difference", report)
+	}
+}
+
+// What the policy does not suppress for is not missing.
+func TestRun_reasonOff(t *testing.T) {
+	theirs := &list{[]suppression.Entry{wide("a@example.com", suppression.ProviderList)}}
+	o := options(t, memory{theirs})
+	o.Policy.ProviderList.Suppress = false
+	report := run(t, o)
+	if len(report.Rows) != 0 || report.LeftOut["has a reason that the policy switches off"] != 1 {
+		t.Errorf("Run = %+v, want it left out", report)
 	}
 }
 

@@ -115,15 +115,23 @@ func (s *Mailgun) add(w http.ResponseWriter, r *http.Request, name string, list 
 		return
 	}
 	for _, record := range in {
-		if !strings.Contains(record.Address, "@") {
-			answer(w, http.StatusBadRequest, map[string]string{"message": "Invalid address"})
+		problem := ""
+		switch _, err := time.Parse(time.RFC1123, record.CreatedAt); {
+		case !strings.Contains(record.Address, "@"):
+			problem = "Invalid address"
+		case err != nil:
+			problem = "Invalid created_at"
+		case name == "bounces" && (record.Code == "" || record.Error == ""):
+			problem = "Missing code or error"
+		case name == "unsubscribes" && len(record.Tags) == 0:
+			problem = "Missing tags"
+		}
+		if problem != "" {
+			answer(w, http.StatusBadRequest, map[string]string{"message": problem})
 			return
 		}
 	}
 	for _, record := range in {
-		if record.CreatedAt == "" {
-			record.CreatedAt = "Tue, 24 Nov 2026 12:00:00 UTC"
-		}
 		list[record.Address] = record
 	}
 	message := fmt.Sprintf("%d addresses have been added to the %s table", len(in), name)

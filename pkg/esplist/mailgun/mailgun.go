@@ -271,14 +271,15 @@ func (c *Client) post(ctx context.Context, reason suppression.Reason, part []sup
 		Code      string   `json:"code,omitempty"`
 		Error     string   `json:"error,omitempty"`
 		Tags      []string `json:"tags,omitempty"`
-		CreatedAt string   `json:"created_at,omitempty"`
+		CreatedAt string   `json:"created_at"` // required, the reference says
 	}
 	items := make([]item, len(part))
 	for i, e := range part {
-		items[i] = item{Address: e.Address}
-		if !e.Since.IsZero() {
-			items[i].CreatedAt = e.Since.UTC().Format(time.RFC1123)
+		since := e.Since
+		if since.IsZero() {
+			since = c.caller.Now()
 		}
+		items[i] = item{Address: e.Address, CreatedAt: since.UTC().Format(time.RFC1123)}
 		switch reason {
 		case suppression.HardBounce:
 			items[i].Code, items[i].Error = "550", "added by Mailriver: "+string(e.Reason)

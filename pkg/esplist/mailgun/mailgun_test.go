@@ -104,3 +104,19 @@ func TestClient_Express_tag(t *testing.T) {
 		t.Errorf("Express(%+v) = %+v, %v, want %v", e, got, err, esplist.ErrScope)
 	}
 }
+
+// An entry without a time must not be refused for it.
+func TestClient_Add_noTime(t *testing.T) {
+	f := start(t)
+	c := f.Client(t, f.Key, (&esplisttest.Clock{At: esplisttest.Noon}).Transport())
+	e := suppression.Entry{Address: "x@example.com", ScopeKind: event.ScopeAddress, Reason: suppression.Manual}
+	results, err := c.Add(t.Context(), []suppression.Entry{e})
+	if err != nil || len(results) != 1 || results[0].Refused != "" {
+		t.Fatalf("Add = %+v, %v, want it added", results, err)
+	}
+	for _, got := range esplisttest.List(t, c) {
+		if got.Address == e.Address && !got.Since.Equal(esplisttest.Noon) {
+			t.Errorf("since %s, want the time of the call, %s", got.Since, esplisttest.Noon)
+		}
+	}
+}

@@ -24,14 +24,17 @@ import (
 	"mailriver/pkg/esp/all"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/httpserver"
+	"mailriver/pkg/httpserver/api"
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/run"
 	"mailriver/pkg/spill"
+	"mailriver/pkg/suppression/suppressionavro"
 	"mailriver/pkg/telemetry"
 	"mailriver/schemas"
 	"mailriver/services/loader"
 	"mailriver/services/normalizer"
 	"mailriver/services/receiver"
+	"mailriver/services/suppression"
 )
 
 // Needs says what a service cannot start without.
@@ -60,6 +63,7 @@ func Services() []Service {
 		{"receiver", "verify webhooks and write them to Kafka", Needs{Kafka: true}, buildReceiver},
 		{"normalizer", "turn raw webhooks into canonical events", Needs{Kafka: true, Registry: true}, buildNormalizer},
 		{"loader", "load canonical events into ClickHouse", Needs{Kafka: true, Registry: true, ClickHouse: true}, buildLoader},
+		{"suppression", "keep the suppression list and answer look-ups", Needs{Kafka: true, Registry: true}, buildSuppression},
 	}
 }
 
@@ -382,5 +386,61 @@ func buildLoader(_ context.Context, p *Process) (Part, error) {
 		Run:    []run.Service{{Name: "loader", Run: service.Run}},
 		Checks: []httpserver.Check{{Name: "loader", Ask: service.Ready}},
 		Close:  closeAll,
+	}, nil
+}
+
+func buildSuppression(ctx context.Context, p *Process) (Part, error) {
+	topics := p.Config.Kafka.Topics()
+	registry, err := avro.Open(p.Config.Registry)
+	if err != nil {
+		return Part{}, err
+	}
+	id, err := suppressionavro.Lookup(ctx, registry, topics.Suppressions)
+	if err != nil {
+		return Part{}, err
+	}
+	encoder, err := suppressionavro.NewEncoder(id)
+	if err != nil {
+		return Part{}, err
+	}
+	// Whoever made a change is waiting: what is not written soon is told to have
+	// failed, and is made again by hand.
+	producer, err := p.Clients.Producer(kgo.RecordDeliveryTimeout(10 * time.Second))
+	if err != nil {
+		return Part{}, err
+	}
+	closeAll := func() error { producer.Close(); return nil }
+	cfg, log := p.Config.Suppression, p.logger("suppression")
+	transactionalID := cfg.TransactionalID
+	if transactionalID == "" {
+		transactionalID = "mailriver.suppression." + p.Config.instance()
+	}
+	service, err := suppression.New(cfg, suppression.Deps{
+		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
+			return p.Clients.Session(cfg.Group, transactionalID, []string{topics.Events}, opts...)
+		},
+		Reader: p.Clients.Reader, Admin: p.Clients.Admin, Producer: producer, Schemas: registry, Encoder: encoder,
+		Topics: topics, Dir: p.Config.dir("suppression"),
+		Meter: p.Telemetry.Meter.Meter("mailriver/services/suppression"), Logger: log, Now: time.Now,
+	})
+	if err != nil {
+		return Part{}, errors.Join(err, closeAll())
+	}
+	engine := api.NewEngine(log)
+	service.Routes(engine)
+	server := httpserver.New(cfg.API.HTTP, engine, log)
+	if err := server.Listen(ctx); err != nil {
+		return Part{}, errors.Join(err, closeAll())
+	}
+	return Part{
+		Run: []run.Service{
+			{Name: "suppression", Run: service.Run},
+			{Name: "suppression http", Run: server.Run},
+		},
+		Checks: []httpserver.Check{
+			{Name: "suppression", Ask: service.Ready},
+			{Name: "suppression kafka", Ask: service.Connected, Optional: true},
+		},
+		Close: closeAll,
 	}, nil
 }

@@ -19,6 +19,7 @@ import (
 	"mailriver/services/loader"
 	"mailriver/services/normalizer"
 	"mailriver/services/receiver"
+	"mailriver/services/suppression"
 )
 
 // DefaultFile is read when no configuration file is named, if it exists.
@@ -49,6 +50,7 @@ type Config struct {
 	Loader     loader.Config     `yaml:"loader"`
 
 	Unsubscribe unsubscribe.Config `yaml:"unsubscribe"`
+	Suppression suppression.Config `yaml:"suppression"`
 
 	// environ is where ${env:NAME} of a secret is looked up.
 	environ []string
@@ -67,6 +69,8 @@ func DefaultConfig() Config {
 		Receiver:   receiver.DefaultConfig(),
 		Normalizer: normalizer.DefaultConfig(),
 		Loader:     loader.DefaultConfig(),
+
+		Suppression: suppression.DefaultConfig(),
 	}
 }
 
@@ -110,6 +114,7 @@ func (c Config) Validate() error {
 		{"normalizer", c.Normalizer.Validate()},
 		{"loader", c.Loader.Validate()},
 		{"unsubscribe", c.Unsubscribe.Validate()},
+		{"suppression", c.Suppression.Validate()},
 	} {
 		problems.Add(config.Prefix(section.name+".", section.err))
 	}

@@ -120,8 +120,8 @@ func TestCaller_Do_timeout(t *testing.T) {
 	defer server.Close()
 	defer close(release)
 	c := caller(t, server.URL, esplist.Transport{
-		Timeout: 50 * time.Millisecond,
-		Sleep:   func(context.Context, time.Duration) error { return nil },
+		Timeout: 200 * time.Millisecond, Attempts: 20,
+		Sleep: func(context.Context, time.Duration) error { return nil },
 	})
 	// The second answer may come too late, too, on a machine that is busy.
 	err := c.Do(t.Context(), http.MethodGet, c.URL(nil), nil, nil)

@@ -89,7 +89,8 @@ type Options struct {
 	// of all of them, if it is set.
 	MaxRows int
 	Each    func(Difference) error
-	// Progress is told of entries read and addresses compared.
+	// Progress is told of entries read, addresses compared and entries added or
+	// refused.
 	Progress func(stage Stage, n int)
 }
 
@@ -101,13 +102,19 @@ const (
 	ReadingOurs   Stage = "reading ours"
 	ReadingTheirs Stage = "reading theirs"
 	Comparing     Stage = "comparing"
+	Adding        Stage = "adding" // in turns with comparing
 )
 
 // ImportSize is how many entries Import is given at once, at most.
 const ImportSize = 500
 
-// chunk is how many differences are dealt with together.
-const chunk = 1000
+// chunk is how many differences are dealt with together, and addSize how many
+// entries a client is given at once: a provider that takes one address a call
+// should not be without news for long.
+const (
+	chunk   = 1000
+	addSize = 250
+)
 
 // Report is what a run found and did.
 type Report struct {
@@ -333,16 +340,16 @@ func (r *run) placeOurs(here map[string]*place, e suppression.Entry) {
 	switch {
 	case !e.ExpiresAt.IsZero():
 		r.report.LeftOut[leftExpires]++ // it would stay there for ever
-	case !r.ours(e):
+	case !r.meant(e):
 		r.report.LeftOut[leftForeign]++
 	case p.push == nil || e.Reason.Strength() > p.push.Reason.Strength():
 		p.push = &e
 	}
 }
 
-// ours reports whether the scope of an entry is one of this account. An entry
+// meant reports whether the scope of an entry is one of this account. An entry
 // for the address itself always is, and so is one made by hand.
-func (r *run) ours(e suppression.Entry) bool {
+func (r *run) meant(e suppression.Entry) bool {
 	switch {
 	case e.ScopeKind == event.ScopeAddress, e.Provider == event.ProviderMailriver, e.Provider == "":
 		return true
@@ -425,29 +432,29 @@ func (r *run) add(ctx context.Context) error {
 		return nil
 	}
 	list := r.of(MissingThere)
-	if len(list) == 0 {
-		return nil
-	}
 	// Neighbours of one list and reason go in one call.
 	slices.SortStableFunc(list, func(a, b *Difference) int {
 		return cmp.Or(cmp.Compare(a.ScopeKind, b.ScopeKind), cmp.Compare(a.ScopeID, b.ScopeID), cmp.Compare(a.Ours, b.Ours))
 	})
-	entries := make([]suppression.Entry, len(list))
-	for i, d := range list {
-		entries[i] = d.entry
-	}
-	results, err := r.o.Client.Add(ctx, entries)
-	if len(results) > len(list) || err == nil && len(results) != len(list) {
-		return errors.Join(err, fmt.Errorf("add: %d results for %d entries", len(results), len(list)))
-	}
-	for i, result := range results {
-		list[i].Outcome, list[i].Detail = Added, ""
-		if result.Refused != "" {
-			list[i].Outcome, list[i].Detail = Refused, result.Refused
+	for part := range slices.Chunk(list, addSize) {
+		entries := make([]suppression.Entry, len(part))
+		for i, d := range part {
+			entries[i] = d.entry
 		}
-	}
-	if err != nil {
-		return fmt.Errorf("add: %w", err)
+		results, err := r.o.Client.Add(ctx, entries)
+		if len(results) > len(part) || err == nil && len(results) != len(part) {
+			return errors.Join(err, fmt.Errorf("add: %d results for %d entries", len(results), len(part)))
+		}
+		for i, result := range results {
+			part[i].Outcome = Added
+			if result.Refused != "" {
+				part[i].Outcome, part[i].Detail = Refused, result.Refused
+			}
+		}
+		r.progress(Adding, len(results))
+		if err != nil {
+			return fmt.Errorf("add: %w", err)
+		}
 	}
 	return nil
 }

@@ -480,7 +480,7 @@ func TestRun_large(t *testing.T) {
 	o := options(t, memory{theirs})
 	o.Ours, o.Apply, o.MaxRows = l.each, true, 10
 	var there, here []string
-	largest, compared := 0, 0
+	largest, compared, added := 0, 0, 0
 	o.Import = func(_ context.Context, entries []suppression.Entry) error {
 		largest = max(largest, len(entries))
 		return l.add(t.Context(), entries)
@@ -495,8 +495,11 @@ func TestRun_large(t *testing.T) {
 		return nil
 	}
 	o.Progress = func(stage listsync.Stage, n int) {
-		if stage == listsync.Comparing {
+		switch stage {
+		case listsync.Comparing:
 			compared += n
+		case listsync.Adding:
+			added += n
 		}
 	}
 	report := run(t, o)
@@ -514,6 +517,9 @@ func TestRun_large(t *testing.T) {
 	}
 	if int64(compared) != report.Addresses || report.Addresses != n-n/15 {
 		t.Errorf("compared %d of %d addresses, want %d", compared, report.Addresses, n-n/15)
+	}
+	if int64(added) != report.Added || added != len(missingThere) {
+		t.Errorf("told of %d added, reported %d, want %d", added, report.Added, len(missingThere))
 	}
 	if second := run(t, o); second.MissingThere+second.MissingHere != 0 {
 		t.Errorf("second run = %+v, want no difference", second)

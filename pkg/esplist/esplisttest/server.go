@@ -31,6 +31,7 @@ type Server struct {
 	mu       sync.Mutex
 	next     []Answer
 	always   *Answer
+	busy     int // every how many requests; 0 for never
 	requests []string
 	headers  []http.Header
 }
@@ -45,6 +46,10 @@ func serve(t testing.TB, handler http.HandlerFunc) *Server {
 		s.headers = append(s.headers, r.Header.Clone())
 		if s.always != nil {
 			write(w, *s.always)
+			return
+		}
+		if s.busy > 0 && len(s.requests)%s.busy == 0 {
+			write(w, Answer{Status: http.StatusTooManyRequests, Header: map[string]string{"Retry-After": "1"}})
 			return
 		}
 		if len(s.next) > 0 {
@@ -83,6 +88,14 @@ func (s *Server) Always(a Answer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.always = &a
+}
+
+// BusyEvery has every nth request answered with 429 and a Retry-After of one
+// second.
+func (s *Server) BusyEvery(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.busy = n
 }
 
 // Requests lists method and path of what came so far.

@@ -72,6 +72,7 @@ func Run(t *testing.T, start func(t *testing.T) Fixture) {
 	}{
 		{"list", testList},
 		{"busy", testBusy},
+		{"busy again and again", testBusyEvery},
 		{"busy until", testBusyUntil},
 		{"busy for too long", testBusyTooLong},
 		{"broken for a while", testBrokenForAWhile},
@@ -153,6 +154,25 @@ func testBusy(t *testing.T, f Fixture, clock *Clock, client esplist.Client) {
 	}
 	if got, want := clock.Slept(), []time.Duration{7 * time.Second}; !slices.Equal(got, want) {
 		t.Errorf("slept %v, want %v", got, want)
+	}
+}
+
+// A page that is asked for again must be neither skipped nor counted twice.
+func testBusyEvery(t *testing.T, f Fixture, _ *Clock, client esplist.Client) {
+	f.Server.BusyEvery(2)
+	testList(t, f, nil, client)
+	entries := additions(f)
+	if results, err := client.Add(t.Context(), entries); err != nil || len(results) != len(entries) {
+		t.Errorf("Add = %d results, %v, want %d", len(results), err, len(entries))
+	}
+	seen := map[string]bool{}
+	for _, e := range List(t, client) {
+		seen[e.Address] = true
+	}
+	for _, e := range entries {
+		if !seen[e.Address] {
+			t.Errorf("%s is not on the list", e.Address)
+		}
 	}
 }
 

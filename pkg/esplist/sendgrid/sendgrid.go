@@ -16,6 +16,7 @@
 //     meanwhile shifts; asking for what was there at the start keeps new entries
 //     from doing so.
 //   - The addresses of a group come in one piece, without their times.
+//   - An opt-out of a group that was deleted has nowhere to go, and is refused.
 //   - How many addresses one call may add is not said; a thousand are sent, and
 //     fewer where that is too much.
 package sendgrid
@@ -260,7 +261,13 @@ func (c *Client) Add(ctx context.Context, entries []suppression.Entry) ([]esplis
 				return c.caller.Do(ctx, http.MethodPost, target, body, nil)
 			})
 		results = append(results, part...)
-		if err != nil {
+		switch p, ok := errors.AsType[*esplist.Error](err); {
+		case ok && p.Status == http.StatusNotFound && first.ScopeKind == event.ScopeGroup:
+			// The group is gone. That must not keep the others waiting.
+			for _, e := range entries[len(part):n] {
+				results = append(results, esplist.Result{Entry: e, Refused: "there is no group " + first.ScopeID})
+			}
+		case err != nil:
 			return results, err
 		}
 		entries = entries[n:]

@@ -122,3 +122,25 @@ func TestClient_List_shifting(t *testing.T) {
 		t.Errorf("List = %d entries, %v, want %d", seen, err, len(want))
 	}
 }
+
+// One group that was deleted must not keep the opt-outs of the others, and all
+// that comes after them, from being added.
+func TestClient_Add_groupIsGone(t *testing.T) {
+	f := start(t)
+	group := func(address, id string) suppression.Entry {
+		return suppression.Entry{Address: address, ScopeKind: event.ScopeGroup, ScopeID: id}
+	}
+	entries := []suppression.Entry{
+		group("a@example.net", "99"), group("b@example.net", "99"), group("c@example.net", "43"),
+		{Address: "d@example.net", ScopeKind: event.ScopeAddress},
+	}
+	results, err := f.Client(t, f.Key, esplist.Transport{}).Add(t.Context(), entries)
+	if err != nil || len(results) != len(entries) {
+		t.Fatalf("Add = %+v, %v, want %d results", results, err, len(entries))
+	}
+	for i, want := range []string{"there is no group 99", "there is no group 99", "", ""} {
+		if got := results[i]; got.Entry != entries[i] || got.Refused != want {
+			t.Errorf("Add: result %d = %+v, want refused %q", i, got, want)
+		}
+	}
+}

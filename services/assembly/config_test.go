@@ -1,6 +1,7 @@
 package assembly_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -86,6 +87,7 @@ admin: { addr: here }
 receiver: { max_in_flight: 0 }
 normalizer: { max_records: 0 }
 loader: { max_rows: 0 }
+unsubscribe: { base_url: "http://mail.example.com", keys: [short] }
 sources: [{ name: a, provider: postmark }]
 `
 	_, err := assembly.Load(write(t, text), nil)
@@ -100,7 +102,9 @@ admin.addr: is "here", must be host:port or :port
 receiver.max_in_flight: is 0, must be at least 1
 normalizer.max_records: is 0, must be at least 1
 loader.max_rows: is 0, must be at least 1
-sources[0] (a): nothing verifies it: set basic_auth, allow_ips or unverified: true`
+unsubscribe.base_url: is "http://mail.example.com", must begin with https:// (RFC 8058); http:// is for trying on localhost
+sources[0] (a): nothing verifies it: set basic_auth, allow_ips or unverified: true
+unsubscribe.keys[0]: has 5 characters, must have at least 32: make one with ` + "`openssl rand -base64 32`"
 	if err == nil || err.Error() != want {
 		t.Errorf("Load() =\n%v\nwant\n%s", err, want)
 	}
@@ -121,6 +125,32 @@ clickhouse: { password: "${file:/nowhere/password}" }
 	_, err = assembly.Load(path, []string{"KAFKA_PASSWORD=x", "MAILRIVER_CLICKHOUSE_PASSWORD=y"})
 	if err != nil {
 		t.Errorf("Load() with the variables = %v, want nil", err)
+	}
+}
+
+// The key of links to opt out need not be readable where no receiver runs, and
+// is not told where it is wrong.
+func TestLoad_unsubscribeKeys(t *testing.T) {
+	cfg, err := assembly.Load(write(t, `unsubscribe: { keys: ["${file:/nowhere/key}"] }`), nil)
+	if err != nil {
+		t.Errorf("Load() without the file of the key = %v, want nil", err)
+	}
+	if keys, err := cfg.UnsubscribeKeys(); keys != nil || !errors.Is(err, config.ErrUnreadable) {
+		t.Errorf("UnsubscribeKeys() = %v, %v, want %v", keys, err, config.ErrUnreadable)
+	}
+	const key = "0123456789abcdefghijklmnopqrstuvwxyz"
+	_, err = assembly.Load(write(t, `unsubscribe: { keys: [`+key+`, `+key+`] }`), nil)
+	if want := "configuration: unsubscribe.keys[1]: is keys[0] again"; err == nil || err.Error() != want {
+		t.Errorf("Load() with a key twice = %v, want %s", err, want)
+	}
+	if cfg, err = assembly.Load(write(t, `unsubscribe: { keys: [`+key+`] }`), nil); err != nil {
+		t.Fatal(err)
+	}
+	if keys, err := cfg.UnsubscribeKeys(); keys == nil || err != nil {
+		t.Errorf("UnsubscribeKeys() = %v, %v, want keys", keys, err)
+	}
+	if keys, err := assembly.DefaultConfig().UnsubscribeKeys(); keys != nil || err != nil {
+		t.Errorf("UnsubscribeKeys() of the defaults = %v, %v, want none", keys, err)
 	}
 }
 

@@ -107,22 +107,26 @@ func TestUnsubscribeLink_errors(t *testing.T) {
 		{"both", []string{"--address", "a@example.com", "--file", "f"}, said{2, "", "mailriver: one of --address and --file is required\n" + help}},
 		{"no address", []string{"--address", "ann", "--config", config}, said{2, "", "mailriver: address: is not an email address\n" + help}},
 		{
-			"no such scope", []string{"--address", "a@example.com", "--scope-kind", "galaxy"},
+			"no such scope",
+			[]string{"--address", "a@example.com", "--scope-kind", "galaxy"},
 			said{2, "", "mailriver: scope_kind: is \"galaxy\", must be one of address, account, subaccount, domain, stream, list, group, topic, tag\n" + help},
 		},
 		{
-			"a list without id", []string{"--file", "f", "--scope-kind", "list"},
+			"a list without id",
+			[]string{"--file", "f", "--scope-kind", "list"},
 			said{2, "", "mailriver: scope_id: is required with the scope_kind \"list\"\n" + help},
 		},
 		{"expired", []string{"--address", "a@example.com", "--expires", "-1h"}, said{2, "", "mailriver: expires: is -1h0m0s, must not be negative\n" + help}},
 		{"output", []string{"--output", "xml"}, said{2, "", "mailriver: output: is \"xml\", must be table, json or csv\n" + help}},
 		{
-			"nothing configured", []string{"--address", "a@example.com"},
+			"nothing configured",
+			[]string{"--address", "a@example.com"},
 			said{2, "", "mailriver: configuration: unsubscribe.keys: at least one is required to make links; `openssl rand -base64 32` makes one\n" +
 				"unsubscribe.base_url: is required to make links\n"},
 		},
 		{
-			"no such file", []string{"--file", "absent.txt", "--config", config},
+			"no such file",
+			[]string{"--file", "absent.txt", "--config", config},
 			said{1, "", "mailriver: open absent.txt: no such file or directory\n"},
 		},
 	}

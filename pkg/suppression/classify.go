@@ -3,6 +3,7 @@ package suppression
 import (
 	"hash/fnv"
 	"strings"
+	"time"
 
 	"mailriver/pkg/address"
 	"mailriver/pkg/event"
@@ -43,7 +44,7 @@ func Classify(e *event.Event, p *Policy) (facts []Placed, skipped string) {
 	case event.Bounced:
 		return bounced(e, p)
 	case event.Complained:
-		if e.ComplaintType == "not-spam" { // RFC 6430: the report takes a complaint back
+		if strings.EqualFold(e.ComplaintType, "not-spam") { // RFC 6430: the report takes a complaint back
 			return nil, SkipIrrelevant
 		}
 		return suppress(e, p, Suppress, Complaint)
@@ -97,7 +98,10 @@ func rejected(e *event.Event, p *Policy) ([]Placed, string) {
 }
 
 func listChanged(e *event.Event, p *Policy) ([]Placed, string) {
-	reason := listReason(e)
+	reason, ok := listReason(e)
+	if !ok {
+		return nil, SkipIrrelevant
+	}
 	kind, id := given(e)
 	switch e.SuppressionAction {
 	case event.SuppressionAdd:
@@ -112,6 +116,7 @@ func listChanged(e *event.Event, p *Policy) ([]Placed, string) {
 		if !f.ByHand() && kind != event.ScopeAddress && p.Rule(reason).Scope == ScopeWide {
 			// What the provider had listed in its scope was applied to the
 			// whole address, and must be lifted there.
+			f.Given = origin(e)
 			placed = append(placed, Placed{event.ScopeAddress, "", f})
 		}
 		return placed, ""
@@ -120,28 +125,30 @@ func listChanged(e *event.Event, p *Policy) ([]Placed, string) {
 }
 
 // listReason is why an address was put on a list, or taken off. A lift by hand
-// without a reason is about all of them.
-func listReason(e *event.Event) Reason {
+// without a reason is about all of them; one for a reason that this build does
+// not know is about none that it does.
+func listReason(e *event.Event) (r Reason, ok bool) {
 	if e.Provider == event.ProviderMailriver {
-		if r, ok := ParseReason(e.Metadata["reason"]); ok {
-			return r
+		text := e.Metadata["reason"]
+		if r, ok := ParseReason(text); ok {
+			return r, true
 		}
 		if e.SuppressionAction == event.SuppressionRemove {
-			return ""
+			return "", text == ""
 		}
-		return Manual
+		return Manual, true
 	}
 	switch e.RejectReason {
 	case event.RejectPreviouslyBounced:
-		return HardBounce
+		return HardBounce, true
 	case event.RejectPreviouslyComplained:
-		return Complaint
+		return Complaint, true
 	case event.RejectPreviouslyUnsubscribed:
-		return Unsubscribe
+		return Unsubscribe, true
 	case event.RejectInvalidAddress:
-		return InvalidAddress
+		return InvalidAddress, true
 	}
-	return ProviderList
+	return ProviderList, true
 }
 
 // suppress places a fact where the rule of its reason says.
@@ -150,36 +157,72 @@ func suppress(e *event.Event, p *Policy, effect Effect, reason Reason) ([]Placed
 	if !rule.Suppress {
 		return nil, SkipOff
 	}
-	kind, id := event.ScopeAddress, ""
+	f := fact(e, effect, reason)
 	if rule.Scope == ScopeGiven {
-		kind, id = given(e)
+		kind, id := given(e)
+		return []Placed{{kind, id, f}}, ""
 	}
-	return []Placed{{kind, id, fact(e, effect, reason)}}, ""
+	f.Given = origin(e)
+	return []Placed{{event.ScopeAddress, "", f}}, ""
 }
 
 // given is the scope that the event names. An opt-out of unknown scope is one
-// of the account: neither more nor less than what the provider would do.
+// of the account: neither more nor less than what the provider would do. A
+// stream, a group or the like without a name is unknown too; no look-up would
+// find an entry there.
 func given(e *event.Event) (kind, id string) {
-	if e.ScopeKind == "" {
-		return event.ScopeAccount, ""
-	}
-	if e.ScopeKind == event.ScopeAddress {
+	switch {
+	case e.ScopeKind == event.ScopeAddress:
 		return event.ScopeAddress, "" // the address is in the key
+	case e.ScopeKind == event.ScopeAccount:
+		return event.ScopeAccount, e.ScopeID
+	case e.ScopeKind == "" || e.ScopeID == "":
+		return event.ScopeAccount, ""
 	}
 	return e.ScopeKind, e.ScopeID
 }
 
+// origin is the part of the provider's account that the event is about, for a
+// fact that is applied to the whole address: the scope that it names, or else
+// the stream or subaccount of the message. Empty is the account.
+func origin(e *event.Event) string {
+	kind, id := given(e)
+	switch {
+	case kind != event.ScopeAccount && kind != event.ScopeAddress:
+	case e.ScopeKind != "":
+		return ""
+	case e.Stream != "":
+		kind, id = event.ScopeStream, e.Stream
+	case e.SubaccountID != "":
+		kind, id = event.ScopeSubaccount, e.SubaccountID
+	default:
+		return ""
+	}
+	return kind + ":" + id
+}
+
 func fact(e *event.Event, effect Effect, reason Reason) Fact {
 	f := Fact{
-		EventID: e.ID, Revision: e.Revision, Effect: effect, Reason: reason, At: e.OccurredAt.UTC(),
-		ExpiresAt: e.SuppressionExpiresAt, Provider: e.Provider, Source: e.Source, EventType: e.Type,
-		Message: messageHash(e), Detail: detail(e),
+		EventID: e.ID, Revision: e.Revision, Effect: effect, Reason: reason, At: stored(e.OccurredAt),
+		Provider: e.Provider, Source: e.Source, EventType: e.Type, Message: messageHash(e), Detail: detail(e),
+	}
+	if f.At.IsZero() {
+		f.At = time.UnixMicro(0).UTC() // of unknown time: older than every lift
+	}
+	if !e.SuppressionExpiresAt.IsZero() {
+		f.ExpiresAt = stored(e.SuppressionExpiresAt)
+	}
+	if f.ExpiresAt.Equal(time.UnixMicro(0)) {
+		f.ExpiresAt = f.ExpiresAt.Add(time.Microsecond) // stored, 0 is never
 	}
 	if f.ByHand() {
-		f.Actor = e.Metadata["actor"]
+		f.Actor = cut(e.Metadata["actor"])
 	}
 	return f
 }
+
+// stored is a time as it comes back from a record.
+func stored(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 
 // messageHash tells messages apart. Two of one recipient that collide, one
 // chance in 2^63 for a pair, count as one.
@@ -213,6 +256,7 @@ func detail(e *event.Event) string {
 
 // cut shortens a text to whole characters.
 func cut(text string) string {
+	text = strings.ToValidUTF8(text, "")
 	if len(text) <= maxDetail {
 		return text
 	}

@@ -1,7 +1,6 @@
 package suppression
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -59,12 +58,7 @@ func Evaluate(s State, p *Policy) Verdict {
 			v.Judgements[i].Because = fmt.Sprintf("counted, but it takes %d messages%s", rule.Messages, window(rule))
 		}
 	}
-	slices.SortFunc(v.Entries, func(a, b Entry) int {
-		return cmp.Or(
-			cmp.Compare(p.Rule(b.Reason).Strength, p.Rule(a.Reason).Strength),
-			cmp.Compare(b.Reason.Strength(), a.Reason.Strength()),
-		)
-	})
+	slices.SortFunc(v.Entries, func(a, b Entry) int { return p.compareStrength(a.Reason, b.Reason) })
 	return v
 }
 
@@ -97,8 +91,7 @@ func judge(s State, f Fact, p *Policy) Judgement {
 		return Judgement{Fact: f, Because: "the policy does not suppress for this reason"}
 	}
 	for _, l := range s.Facts {
-		// Of two in the same moment the one that suppresses wins.
-		if l.At.After(f.At) && lifts(l, f, rule) {
+		if l.At.After(latest(f.At)) && lifts(l, f, rule) {
 			return Judgement{Fact: f, Because: fmt.Sprintf("lifted by event %s of %s", l.EventID, l.At.Format(time.RFC3339))}
 		}
 	}
@@ -118,20 +111,45 @@ func of(f Fact) string {
 	return ""
 }
 
+// latest is the last moment that a time can stand for: many providers send
+// whole seconds. So of two in the same second the one that suppresses wins, and
+// of two in the same microsecond.
+func latest(at time.Time) time.Time {
+	if at.Nanosecond() == 0 {
+		return at.Add(time.Second - time.Microsecond)
+	}
+	return at
+}
+
+// lifts reports whether a later fact takes back an earlier one.
 func lifts(l, f Fact, rule Rule) bool {
 	switch {
 	case l.Effect == Deliver:
 		return rule.liftedBy(ByDelivery)
 	case l.Effect != Lift:
 		return false
+	case l.EventType == event.Resubscribed:
+		// Even our own page takes an opt-in from the recipient, not from an
+		// operator: the policy may refuse it.
+		return l.Reason == f.Reason && (l.ByHand() || sameList(l, f)) && rule.liftedBy(ByResubscribe)
 	case l.ByHand():
 		return l.Reason == "" || l.Reason == f.Reason
-	case l.Source != f.Source || l.Reason != f.Reason:
-		return false // a provider speaks for its own list
-	case l.EventType == event.Resubscribed:
-		return rule.liftedBy(ByResubscribe)
 	}
-	return rule.liftedBy(ByProvider)
+	return l.Reason == f.Reason && sameList(l, f) && rule.liftedBy(ByProvider)
+}
+
+// sameList reports whether a provider that lifts speaks of the list that it
+// spoke of before: of the same source, and of the same scope of its own or the
+// whole account.
+func sameList(l, f Fact) bool {
+	return l.Provider == f.Provider && l.Source == f.Source && (l.Given == "" || l.Given == f.Given)
+}
+
+// certain reports whether a fact says that there is an entry, so that nothing
+// needs counting: a person or a provider put the address on a list. It is no
+// further bounce or complaint either.
+func (f Fact) certain() bool {
+	return f.Effect == Confirm || f.EventType == event.SuppressionChanged || f.ByHand()
 }
 
 // entryOf makes the entry of one reason out of the facts that count, oldest
@@ -141,14 +159,14 @@ func entryOf(s State, rule Rule, indexes []int) (Entry, bool) {
 	open := false
 	for at, i := range indexes {
 		f := s.Facts[i]
-		if f.Effect != Confirm && !reached(s, rule, indexes[:at+1]) {
+		inForce := open && (entry.ExpiresAt.IsZero() || f.At.Before(entry.ExpiresAt))
+		// In force, each further fact prolongs the entry. Else, if there was one
+		// it had expired by then, and it takes as much as for the first.
+		if !inForce && !f.certain() && !reached(s, rule, indexes[:at+1]) {
 			continue
 		}
-		if open && !entry.ExpiresAt.IsZero() && !f.At.Before(entry.ExpiresAt) {
-			open = false // it had expired by then: this is a new one
-		}
 		expires := expiry(f, rule)
-		if !open {
+		if !inForce {
 			open = true
 			entry = Entry{
 				Address: s.Address, ScopeKind: s.ScopeKind, ScopeID: s.ScopeID, Since: f.At, ExpiresAt: expires,
@@ -187,7 +205,7 @@ func reached(s State, rule Rule, indexes []int) bool {
 	first := last.At
 	for _, i := range indexes {
 		f := s.Facts[i]
-		if f.Effect == Confirm || rule.Within > 0 && last.At.Sub(f.At) > rule.Within {
+		if f.certain() || rule.Within > 0 && last.At.Sub(f.At) > rule.Within {
 			continue
 		}
 		if f.At.Before(first) {

@@ -35,9 +35,12 @@ type Fact struct {
 	Provider  string
 	Source    string
 	EventType event.Type
-	Message   int64  // hash of the message's id; 0 when it is not known
-	Detail    string // short: cause and enhanced code, or the note of a person
-	Actor     string // who did it, when a person did
+	Message   int64 // hash of the message's id; 0 when it is not known
+	// Given is the scope that the event named, or came from, where the fact is
+	// about a wider one: "stream:news". Empty is the account, or not said.
+	Given  string
+	Detail string // short: cause and enhanced code, or the note of a person
+	Actor  string // who did it, when a person did
 }
 
 // ByHand reports whether a person or a program of ours made the fact, and not
@@ -53,10 +56,15 @@ type State struct {
 	Facts     []Fact // oldest first; only Merge and Add keep them as they must be
 }
 
-// KeptFacts bounds the facts of one effect, reason and source in a state: the
-// newest ones, and the oldest. The newest decide whether an address is
-// suppressed. What the bound can change is how far back "since" reaches when
-// there are more facts than this after a lift.
+// KeptFacts bounds the facts of one kind in a state, by effect, reason, source
+// and event type. Kept are the newest ones, the newest one of each of the newest
+// messages, the oldest one of each of the newest days, the oldest of all, and
+// the one that expires last. Of deliveries the newest is enough.
+//
+// These decide whether an address is suppressed. What the bound can change, when
+// there are more facts than this after a lift, is how far back "since" reaches,
+// the exact moment at which a threshold is met, and which of the times at which
+// providers let an entry end is the last.
 const KeptFacts = 32
 
 // Add returns the state with one more fact.
@@ -67,11 +75,12 @@ func (s State) Add(f Fact) State {
 }
 
 // Merge joins what two states know about the same address and scope. It is
-// commutative, associative and idempotent.
+// commutative, associative and idempotent. Of two spellings the result has the
+// first in the order of bytes.
 //
 // One exception: a correction (higher revision) that moves the time or effect of
 // a fact in a state that is at its bound may make room that the dropped facts no
-// longer fill.
+// longer fill. Of deliveries that bound is one.
 func Merge(a, b State) State {
 	if len(a.Facts) == 0 {
 		return b
@@ -79,6 +88,7 @@ func Merge(a, b State) State {
 	if len(b.Facts) == 0 {
 		return a
 	}
+	a.Address = min(a.Address, b.Address)
 	a.Facts = canonical(append(slices.Clone(a.Facts), b.Facts...))
 	return a
 }
@@ -103,42 +113,35 @@ func canonical(facts []Fact) []Fact {
 	facts = slices.CompactFunc(facts, func(a, b Fact) bool { return a.EventID == b.EventID })
 	// Newest first, so that counting down each bucket keeps the newest.
 	slices.SortFunc(facts, func(a, b Fact) int { return -compareTime(a, b) })
-	type bucket struct {
-		effect Effect
-		reason Reason
-		source string
+	deliveries := 0
+	for _, f := range facts {
+		if f.Effect == Deliver {
+			deliveries++
+		}
 	}
-	type message struct {
-		bucket
-		id int64
+	if len(facts) <= KeptFacts && deliveries <= 1 {
+		slices.Reverse(facts) // as nearly always: there is room for all of them
+		return facts
 	}
-	count := map[bucket]int{}
-	oldest := map[bucket]int{}
-	seen := map[message]bool{}
+	kinds := map[kind]*room{}
 	keep := make([]bool, len(facts))
 	for i, f := range facts {
-		b := bucket{f.Effect, f.Reason, f.Source}
-		if f.Effect == Suppress && f.Reason == SoftBounce {
-			// Counted by message: without this, one message that bounces for
-			// days would push the others out. The newest of a message stays;
-			// keeping an oldest as well would not be associative.
-			if f.Message != 0 {
-				m := message{b, f.Message}
-				if seen[m] {
-					continue
-				}
-				seen[m] = true
-			}
-		} else {
-			oldest[b] = i
+		k := kindOf(f)
+		r := kinds[k]
+		if r == nil {
+			r = &room{messages: map[int64]bool{}, days: map[int64]int{}, longest: i}
+			kinds[k] = r
 		}
-		if count[b] < KeptFacts {
-			count[b]++
+		keep[i] = r.admit(facts, i)
+	}
+	for k, r := range kinds {
+		if k.effect == Deliver {
+			continue
+		}
+		keep[r.oldest], keep[r.longest] = true, true
+		for _, i := range r.days {
 			keep[i] = true
 		}
-	}
-	for _, i := range oldest {
-		keep[i] = true
 	}
 	kept := make([]Fact, 0, len(facts))
 	for i := len(facts) - 1; i >= 0; i-- {
@@ -147,6 +150,66 @@ func canonical(facts []Fact) []Fact {
 		}
 	}
 	return kept
+}
+
+// kind is what facts have in common that stand in for each other.
+type kind struct {
+	effect   Effect
+	reason   Reason
+	provider string
+	source   string
+	typ      event.Type
+	expires  bool // the event says when; else it is up to the policy
+}
+
+func kindOf(f Fact) kind {
+	if f.Effect == Deliver {
+		return kind{effect: Deliver} // whoever delivered it
+	}
+	return kind{f.Effect, f.Reason, f.Provider, f.Source, f.EventType, !f.ExpiresAt.IsZero()}
+}
+
+// room is what is kept of one kind. Each part is the greatest or the least of a
+// set, or a number of them, so that it can be had from parts of the set.
+type room struct {
+	newest   int
+	messages map[int64]bool // of which the newest fact is kept, or was looked at
+	days     map[int64]int  // the oldest fact of each
+	oldest   int
+	longest  int
+}
+
+// admit takes the next fact, from the newest on, and reports whether it is
+// already clear that it stays.
+func (r *room) admit(facts []Fact, i int) bool {
+	f := facts[i]
+	r.oldest = i
+	if f.ExpiresAt.After(facts[r.longest].ExpiresAt) {
+		r.longest = i
+	}
+	if f.Effect == Deliver {
+		r.newest++
+		return r.newest == 1
+	}
+	// Without the days, 32 messages that bounce within one would hide that
+	// others did for weeks, and the spread of a threshold would never be met.
+	day := f.At.Unix() / int64((24*time.Hour)/time.Second)
+	if _, ok := r.days[day]; ok || len(r.days) < KeptFacts {
+		r.days[day] = i
+	}
+	keep := false
+	if r.newest < KeptFacts {
+		r.newest++
+		keep = true
+	}
+	// Without the messages, one that bounces again and again would push the
+	// others out. An oldest one of each message could not be kept: a message
+	// that drops out would lose it, and may come back.
+	if f.Message != 0 && !r.messages[f.Message] && len(r.messages) < KeptFacts {
+		r.messages[f.Message] = true
+		keep = true
+	}
+	return keep
 }
 
 func compareTime(a, b Fact) int {
@@ -160,7 +223,8 @@ func compareContent(a, b Fact) int {
 	return cmp.Or(
 		compareTime(a, b), cmp.Compare(a.Effect, b.Effect), cmp.Compare(a.Reason, b.Reason), a.ExpiresAt.Compare(b.ExpiresAt),
 		cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Source, b.Source), cmp.Compare(a.EventType, b.EventType),
-		cmp.Compare(a.Message, b.Message), cmp.Compare(a.Detail, b.Detail), cmp.Compare(a.Actor, b.Actor),
+		cmp.Compare(a.Message, b.Message), cmp.Compare(a.Given, b.Given), cmp.Compare(a.Detail, b.Detail),
+		cmp.Compare(a.Actor, b.Actor),
 	)
 }
 

@@ -169,6 +169,7 @@ func factFields() avro.Fields[suppression.Fact] {
 		"source":     avro.Text(func(f *suppression.Fact) *string { return &f.Source }),
 		"event_type": avro.Text(func(f *suppression.Fact) *string { return (*string)(&f.EventType) }),
 		"message":    avro.Long(func(f *suppression.Fact) *int64 { return &f.Message }),
+		"given":      avro.Text(func(f *suppression.Fact) *string { return &f.Given }),
 		"detail":     avro.Text(func(f *suppression.Fact) *string { return &f.Detail }),
 		"actor":      avro.Text(func(f *suppression.Fact) *string { return &f.Actor }),
 	}

@@ -40,7 +40,7 @@ func random(r *rand.Rand) suppressionavro.Record {
 			Provider: "ses", Source: "ses-eu", EventType: event.Bounced, Message: r.Int64N(5), Detail: "unknown_recipient 5.1.1",
 		}
 		if r.IntN(3) == 0 {
-			f.Effect, f.ExpiresAt, f.Actor = suppression.Lift, f.At.Add(time.Hour), "ops"
+			f.Effect, f.ExpiresAt, f.Actor, f.Given = suppression.Lift, f.At.Add(time.Hour), "ops", "stream:news"
 		}
 		s = s.Add(f)
 	}

@@ -9,6 +9,7 @@
 package api
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -61,7 +62,7 @@ func isLoopback(host string) bool {
 }
 
 // Values of headers, shared by all answers. Nothing writes to them.
-var ( //nolint:gochecknoglobals // constants, if slices could be
+var (
 	noStore = []string{"no-store"}
 	noSniff = []string{"nosniff"}
 )
@@ -72,6 +73,7 @@ var ( //nolint:gochecknoglobals // constants, if slices could be
 // client.
 func NewEngine(log *slog.Logger) *gin.Engine {
 	engine := httpserver.NewEngine(log)
+	engine.UseEscapedPath, engine.UnescapePathValues = true, false // see Param
 	engine.Use(failures(log))
 	engine.NoRoute(func(c *gin.Context) { Fail(c, NewProblem(http.StatusNotFound, "there is nothing at this path")) })
 	engine.NoMethod(func(c *gin.Context) {
@@ -97,8 +99,8 @@ func failures(log *slog.Logger) gin.HandlerFunc {
 			if cause == nil {
 				return
 			}
-			if cause == http.ErrAbortHandler { //nolint:errorlint // the value that net/http documents
-				panic(cause)
+			if err, ok := cause.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+				panic(cause) // the documented way to cut the connection
 			}
 			if c.Writer.Written() {
 				log.ErrorContext(c.Request.Context(), "handler panicked in the middle of its answer",

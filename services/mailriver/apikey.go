@@ -27,9 +27,9 @@ func newAPIKey() *cobra.Command {
 		Use:   "new --name NAME",
 		Short: "Make a key and print it, once",
 		Long: "Makes a key and prints it on the first line. It is stored nowhere: give it to whoever uses it.\n" +
-			"The lines after it are what the configuration needs to know it, a hash of it. Put them below keys\n" +
-			"of the section of the API, on every machine that serves it, and restart. Several keys are valid at\n" +
-			"the same time: to change one, add the new one, give it out, and take the old one away later.",
+			"The lines after it are what the configuration needs to know it, a hash of it. Put them into the\n" +
+			"section of the API (suppression.api) on every machine that serves it, and restart. Several keys are\n" +
+			"valid at the same time: to change one, add the new one, give it out, and take the old one away later.",
 		Example: "  mailriver api-key new --name crm --scope read\n" +
 			"  mailriver api-key new --name preference-center",
 		Args: cobra.NoArgs,

@@ -86,9 +86,8 @@ func TestToken(t *testing.T) {
 }
 
 // Any token that differs in one character, one bit or its length is refused.
-// Red when a part is not authenticated, or when a token can be spelled twice:
-// without the strict encoding (unused bits of the last character), and without
-// the comparison with what it encodes to (line breaks, which base64 skips).
+// Red when a part is not authenticated, and without the comparison with what a
+// token encodes to: base64 skips line breaks and unused bits.
 func TestOpen_anyChangeIsRefused(t *testing.T) {
 	k := keys(t, newer, older)
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

@@ -1,7 +1,9 @@
 package replica
 
 import (
+	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"testing"
 
@@ -71,5 +73,41 @@ func TestOverlay_drop(t *testing.T) {
 	}
 	if o.drop(map[int32]int64{1: 6}); len(o.entries) != 0 || len(o.order) != 0 {
 		t.Errorf("at the end %d entries and %d partitions are left, want none", len(o.entries), len(o.order))
+	}
+}
+
+// A sweep of several parts looks at every entry once.
+func TestStore_sweepInParts(t *testing.T) {
+	s, err := openStore(Config{
+		Topic: "swept", Dir: t.TempDir(), CacheBytes: 1 << 20, MemTableBytes: 8 << 20,
+	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	const n = 2*perSweep + 1
+	mapped := make([]entry, n)
+	for i := range mapped {
+		mapped[i] = entry{key: binary.BigEndian.AppendUint32(nil, uint32(i)), value: []byte{}}
+	}
+	if _, err := s.apply(mapped, map[int32]int64{0: n}); err != nil {
+		t.Fatal(err)
+	}
+	c := &Copy{store: s}
+	asked := 0
+	third := func(key, _ []byte) bool {
+		asked++
+		return binary.BigEndian.Uint32(key)%3 == 0
+	}
+	deleted, err := c.Sweep(third)
+	if want := (n + 2) / 3; err != nil || deleted != want || asked != n {
+		t.Errorf("Sweep() = %d, %v after %d entries, want %d of %d", deleted, err, asked, want, n)
+	}
+	if deleted, err := c.Sweep(third); err != nil || deleted != 0 {
+		t.Errorf("second Sweep() = %d, %v, want 0", deleted, err)
 	}
 }

@@ -279,7 +279,15 @@ func TestEvaluate_aboveTheBound(t *testing.T) {
 	if got, want := listOf(&p, adds), "manual@address..5000d"; got != want {
 		t.Errorf("list of 101 entries = %q, want %q", got, want)
 	}
-	// Nor may those that end push out one that never does.
+	// Of an entry that lasts, the oldest fact says since when.
+	var bounces []event.Event
+	for i := range 200 {
+		bounces = append(bounces, hard(time.Duration(i)*day))
+	}
+	if got, want := listOf(&p, bounces), "hard_bounce@address"; got != want {
+		t.Errorf("list of 200 bounces in 200 days = %q, want %q", got, want)
+	}
+	// Entries that end may not push out one that never does.
 	adds = append(adds, byHand(time.Millisecond, event.SuppressionAdd, "manual"))
 	if got, want := listOf(&p, adds), "manual@address"; got != want {
 		t.Errorf("list of 101 entries that end and one that does not = %q, want %q", got, want)

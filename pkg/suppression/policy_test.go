@@ -2,11 +2,14 @@ package suppression_test
 
 import (
 	"fmt"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"mailriver/pkg/config"
 	"mailriver/pkg/event"
 	"mailriver/pkg/suppression"
 )
@@ -288,6 +291,36 @@ func TestPolicy_Validate(t *testing.T) {
 		if err := p.Validate(); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("Validate() = %v, want %q", err, tt.want)
 		}
+	}
+}
+
+// The page for operators shows the policy of this build, and every key of it.
+func TestDefaultPolicy_isDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/suppression-policy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(text), "```yaml\n")
+	block, _, ok := strings.Cut(block, "```\n")
+	if !ok {
+		t.Fatal("the page shows no configuration")
+	}
+	var cfg struct {
+		Suppression struct {
+			Policy suppression.Policy `yaml:"policy"`
+		} `yaml:"suppression"`
+	}
+	if err := config.Parse(&cfg, "docs/suppression-policy.md", []byte(block), nil); err != nil {
+		t.Fatal(err)
+	}
+	got, want := cfg.Suppression.Policy, suppression.DefaultPolicy()
+	for _, p := range []*suppression.Policy{&got, &want} { // a list that is empty is as good as none
+		for _, r := range []*suppression.Rule{&p.Complaint, &p.Manual} {
+			r.LiftedBy = append([]string{}, r.LiftedBy...)
+		}
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the page shows the policy\n%+v, want\n%+v", got, want)
 	}
 }
 

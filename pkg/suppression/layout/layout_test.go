@@ -138,6 +138,21 @@ func TestReader_options(t *testing.T) {
 			suppression.Entry{ScopeKind: "address", Reason: suppression.Complaint, Provider: "ses"},
 		},
 		{
+			"an apostrophe that marks nothing", Mailriver, "address,note\nada@example.com,'tis\n",
+			Options{Spreadsheet: true},
+			suppression.Entry{ScopeKind: "address", Reason: suppression.Manual, Note: "'tis"},
+		},
+		{
+			"an apostrophe that marks no formula", Mailriver, "address,note\nada@example.com,'-1\n",
+			Options{Spreadsheet: true},
+			suppression.Entry{ScopeKind: "address", Reason: suppression.Manual, Note: "-1"},
+		},
+		{
+			"an apostrophe in an exact file", Mailriver, "address,note\nada@example.com,'-1\n",
+			Options{},
+			suppression.Entry{ScopeKind: "address", Reason: suppression.Manual, Note: "'-1"},
+		},
+		{
 			"addresses alone", Mailriver, "address\nada@example.com\n",
 			Options{Reason: suppression.Unsubscribe, ScopeKind: event.ScopeStream, ScopeID: "news"},
 			suppression.Entry{ScopeKind: "stream", ScopeID: "news", Reason: suppression.Unsubscribe},
@@ -237,6 +252,20 @@ func TestReader_memory(t *testing.T) {
 		if took := after.TotalAlloc - before.TotalAlloc; took > size/16 {
 			t.Errorf("%s: a line of %d bytes took %d bytes of memory", f, size, took)
 		}
+	}
+}
+
+// A quote that is not closed is given up after a bound, not at the end of the
+// file.
+func TestReader_openQuote(t *testing.T) {
+	text := "address,note\nbad@example.com,\"open\n" + strings.Repeat("good@example.com,x\n", 50_000)
+	file := strings.NewReader(text)
+	r := NewReader(file, Mailriver, CSV, Options{})
+	if _, err := r.Read(); err == nil || err.Error() != "line 2: has a quote that is not closed" {
+		t.Errorf("Read() = %v, want a quote that is not closed", err)
+	}
+	if taken := len(text) - file.Len(); taken > 4*maxLine {
+		t.Errorf("the reader went through %d bytes to find that out, want %d at most", taken, 4*maxLine)
 	}
 }
 

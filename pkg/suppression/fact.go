@@ -221,8 +221,9 @@ func compareTime(a, b Fact) int {
 // must not depend on the order.
 func compareContent(a, b Fact) int {
 	return cmp.Or(
-		compareTime(a, b), cmp.Compare(a.Effect, b.Effect), cmp.Compare(a.Reason, b.Reason), a.ExpiresAt.Compare(b.ExpiresAt),
-		cmp.Compare(a.Provider, b.Provider), cmp.Compare(a.Source, b.Source), cmp.Compare(a.EventType, b.EventType),
+		compareTime(a, b), cmp.Compare(a.Effect, b.Effect), cmp.Compare(a.Reason, b.Reason),
+		a.ExpiresAt.Compare(b.ExpiresAt), cmp.Compare(a.Provider, b.Provider),
+		cmp.Compare(a.Source, b.Source), cmp.Compare(a.EventType, b.EventType),
 		cmp.Compare(a.Message, b.Message), cmp.Compare(a.Given, b.Given), cmp.Compare(a.Detail, b.Detail),
 		cmp.Compare(a.Actor, b.Actor),
 	)

@@ -49,14 +49,19 @@ func TestEvaluate_threshold(t *testing.T) {
 		{"one fell out of the window", softs(0, 10, 20, 30, 31), ""},
 		{"the window slides", softs(0, 10, 20, 30, 31, 33), "soft_bounce@address+33d..63d"},
 		{"one message, again and again", same(softs(0, 1, 2, 3, 4, 5, 6)), ""},
-		{"another one prolongs it, though the window holds too few", softs(0, 1, 2, 3, 4, 33), "soft_bounce@address+4d..63d"},
+		{"another one prolongs it, with too few in the window", softs(0, 1, 2, 3, 4, 33), "soft_bounce@address+4d..63d"},
 		{"after expiry it takes as much again", softs(0, 1, 2, 3, 4, 40), "soft_bounce@address+4d..34d"},
 		{"after expiry, met again", softs(0, 1, 2, 3, 4, 40, 41, 42, 43, 44), "soft_bounce@address+44d..74d"},
 		{"at its very end it is over", softs(0, 1, 2, 3, 4, 34), "soft_bounce@address+4d..34d"},
 		{"a delivery between takes the earlier ones back", append(softs(0, 1, 2, 3, 4), delivered(2*day+time.Hour)), ""},
-		{"a delivery before changes nothing", append(softs(0, 1, 2, 3, 4), delivered(-time.Hour)), "soft_bounce@address+4d..34d"},
+		{
+			"a delivery before changes nothing", append(softs(0, 1, 2, 3, 4), delivered(-time.Hour)),
+			"soft_bounce@address+4d..34d",
+		},
 		{"a delivery afterwards ends it", append(softs(0, 1, 2, 3, 4), delivered(5*day)), ""},
-		{"the newest delivery counts", append(softs(0, 1, 2, 3, 4), delivered(-day), delivered(3*day+1), delivered(day)), ""},
+		{"the newest delivery counts", append(
+			softs(0, 1, 2, 3, 4), delivered(-day), delivered(3*day+1), delivered(day),
+		), ""},
 		{"deferred never counts", slices.Concat(softs(0, 1, 2, 3), []event.Event{
 			at(4*day, event.Deferred, bounced(event.KindSoft, event.CauseMailboxFull)),
 		}), ""},
@@ -101,7 +106,8 @@ func TestEvaluate_thresholdAndLists(t *testing.T) {
 	p.HardBounce.Messages = 2
 	p.HardBounce.Scope = suppression.ScopeGiven
 	account := scope(event.ScopeAccount, "")
-	added := at(time.Second, event.SuppressionChanged, listed(event.SuppressionAdd, event.RejectPreviouslyBounced), account)
+	added := at(time.Second, event.SuppressionChanged, account,
+		listed(event.SuppressionAdd, event.RejectPreviouslyBounced))
 	refused := at(time.Hour, event.Rejected, rejected(event.RejectPreviouslyBounced), account)
 	check(t, &p, []row{
 		{"one bounce", []event.Event{hard(0, account)}, ""},

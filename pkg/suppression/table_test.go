@@ -24,7 +24,8 @@ func TestDefaultPolicy_suppresses(t *testing.T) {
 	var rows []row
 	add := func(quote, want string, log ...event.Event) { rows = append(rows, row{quote, log, want}) }
 
-	const q1 = "bounced hard, cause unknown_recipient, mailbox_disabled, unknown_domain, invalid_address: yes, address-wide"
+	const q1 = "bounced hard, cause unknown_recipient, mailbox_disabled, unknown_domain, invalid_address: " +
+		"yes, address-wide"
 	for _, cause := range []string{
 		event.CauseUnknownRecipient, event.CauseMailboxDisabled, event.CauseUnknownDomain, event.CauseInvalidAddress,
 	} {
@@ -34,7 +35,9 @@ func TestDefaultPolicy_suppresses(t *testing.T) {
 		hard(0, scope(event.ScopeStream, "news")))
 
 	const q2 = "bounced hard, other cause: yes if provider_suppressed or the provider names it hard"
-	for _, cause := range []string{"", event.CauseOther, event.CauseReputation, event.CausePolicy, event.CauseMailboxFull} {
+	for _, cause := range []string{
+		"", event.CauseOther, event.CauseReputation, event.CausePolicy, event.CauseMailboxFull,
+	} {
 		other := bounced(event.KindHard, cause)
 		add(q2+": neither, "+cause, "", at(0, event.Bounced, other))
 		add(q2+": not suppressed, "+cause, "", at(0, event.Bounced, other, says(&no)))

@@ -56,8 +56,8 @@ type State struct {
 	Facts     []Fact // oldest first; only Merge and Add keep them as they must be
 }
 
-// KeptFacts bounds the facts of one kind in a state, by effect, reason, source
-// and event type. Kept are the newest ones, the newest one of each of the newest
+// KeptFacts bounds the facts of one kind in a state, by effect, reason, source,
+// event type and given scope. Kept are the newest ones, the newest one of each of the newest
 // messages, the oldest one of each of the newest days, the oldest of all, and
 // the one that expires last. Of deliveries the newest is enough.
 //
@@ -159,21 +159,22 @@ type kind struct {
 	provider string
 	source   string
 	typ      event.Type
-	expires  bool // the event says when; else it is up to the policy
+	given    string // a removal may reach one and not the other
+	expires  bool   // the event says when; else it is up to the policy
 }
 
 func kindOf(f Fact) kind {
 	if f.Effect == Deliver {
 		return kind{effect: Deliver} // whoever delivered it
 	}
-	return kind{f.Effect, f.Reason, f.Provider, f.Source, f.EventType, !f.ExpiresAt.IsZero()}
+	return kind{f.Effect, f.Reason, f.Provider, f.Source, f.EventType, f.Given, !f.ExpiresAt.IsZero()}
 }
 
 // room is what is kept of one kind. Each part is the greatest or the least of a
 // set, or a number of them, so that it can be had from parts of the set.
 type room struct {
 	newest   int
-	messages map[int64]bool // of which the newest fact is kept, or was looked at
+	messages map[int64]bool // whose newest fact is kept
 	days     map[int64]int  // the oldest fact of each
 	oldest   int
 	longest  int

@@ -35,6 +35,9 @@ func randomFact(r *rand.Rand, id int) suppression.Fact {
 	if r.IntN(8) == 0 {
 		f.Source = "ses-us"
 	}
+	if r.IntN(6) == 0 {
+		f.Given = "stream:news"
+	}
 	return f
 }
 
@@ -278,6 +281,17 @@ func TestEvaluate_aboveTheBound(t *testing.T) {
 	}
 	if got, want := listOf(&p, adds), "manual@address..5000d"; got != want {
 		t.Errorf("list of 101 entries = %q, want %q", got, want)
+	}
+	// What is lifted may not push out what a lift from another scope leaves.
+	subaccount := func(id string) func(*event.Event) { return func(e *event.Event) { e.SubaccountID = id } }
+	scopes := []event.Event{hard(0, subaccount("8")), hard(time.Millisecond, subaccount("7"))}
+	for i := range 100 {
+		scopes = append(scopes, hard(time.Duration(i+1)*time.Second, subaccount("8")))
+	}
+	scopes = append(scopes, at(day, event.SuppressionChanged, scope(event.ScopeSubaccount, "8"),
+		listed(event.SuppressionRemove, event.RejectPreviouslyBounced)))
+	if got, want := listOf(&p, scopes), "hard_bounce@address+1ms"; got != want {
+		t.Errorf("list after the removal from one subaccount of two = %q, want %q", got, want)
 	}
 	// Of an entry that lasts, the oldest fact says since when.
 	var bounces []event.Event

@@ -203,7 +203,7 @@ func TestState_bounds(t *testing.T) {
 		s = suppression.Merge(s, stateOf(batch...))
 	}
 	for _, f := range s.Facts {
-		kinds[fmt.Sprint(f.Effect, f.Reason, f.Source, f.EventType, f.ExpiresAt.IsZero())]++
+		kinds[fmt.Sprint(f.Effect, f.Reason, f.Source, f.EventType, f.Given, f.ExpiresAt.IsZero())]++
 	}
 	if len(kinds) < 10 {
 		t.Fatalf("the facts are of %d kinds only", len(kinds))

@@ -667,7 +667,7 @@ func TestOutage_kafka(t *testing.T) {
 		t.Skip("needs Kafka's jars: run `make outage`")
 	}
 	d := max(outage(t), kafkaAway)
-	e := newEstuary(t, "", "MAILRIVER_RECEIVER_SPILL_ENABLED=true")
+	e := newEstuary(t, "", "MAILRIVER_RECEIVER_SPILL_ENABLED=true", "MAILRIVER_RECEIVER_SPILL_SEGMENT_BYTES=262144") // several files
 	// One at a time, so that their order is known; no copies, so that a body says
 	// which it is. Each is posted once: nobody sends again.
 	l := e.pour(d, simulate.Options{Seed: 43}, simulate.Sender{Concurrency: 1, Attempts: 1})

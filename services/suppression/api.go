@@ -2,6 +2,7 @@ package suppression
 
 import (
 	"context"
+	_ "embed" // openapi.yaml
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"mailriver/pkg/address"
 	"mailriver/pkg/event"
 	"mailriver/pkg/httpserver/api"
 	model "mailriver/pkg/suppression"
@@ -26,29 +28,50 @@ const (
 	maxLimit     = 1000
 	// maxScanned bounds the work of one page: a filter that few addresses pass
 	// gives short pages, not slow ones.
-	maxScanned = 20_000
+	maxScanned = 50_000
+	// maxToldAddresses is how many of the addresses that are none a check names.
+	maxToldAddresses = 100
 	// maxReadWait bounds ?wait=.
 	maxReadWait = 10 * time.Second
+	// retryRead and retryWrite are when to try again what cannot be done now.
+	retryRead, retryWrite = time.Second, 5 * time.Second
 )
 
-// Routes adds the API.
+//go:embed openapi.yaml
+var openapi []byte
+
+// Routes adds the API, on an engine of package api.
 func (s *Service) Routes(r gin.IRouter) {
+	s.document.Routes(r)
 	read, write := s.guard.Need(api.Read), s.guard.Need(api.Write)
+	r.POST("/v1/unsubscribe-links", write, func(c *gin.Context) {
+		if err := s.postLink(c); err != nil {
+			api.Fail(c, err)
+		}
+	})
 	v1 := r.Group("/v1/suppressions")
 	v1.GET("", read, s.with(getList))
 	v1.POST("/check", read, s.with(postCheck))
+	v1.GET("/export", read, s.with(getExport))
+	v1.POST("/import", write, s.with(postImport))
 	v1.GET("/:address", read, s.with(getAddress))
 	v1.GET("/:address/explain", read, s.with(getExplain))
 	v1.PUT("/:address", write, s.with(putAddress))
 	v1.DELETE("/:address", write, s.with(deleteAddress))
 }
 
-// with gives a handler the list, and its error to the client.
+// with gives a handler the list, and its error to the client. A list that was
+// never complete answers nothing: what it does not have yet would read as not
+// suppressed.
 func (s *Service) with(handle func(*Service, *list, *gin.Context) error) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		l := s.list.Load()
 		if l == nil {
-			api.Fail(c, api.Unavailable(time.Second, "the list is being opened"))
+			api.Fail(c, api.Unavailable(retryRead, "the list is being opened"))
+			return
+		}
+		if _, err := l.current(); err != nil {
+			api.Fail(c, err)
 			return
 		}
 		if err := handle(s, l, c); err != nil {
@@ -59,10 +82,12 @@ func (s *Service) with(handle func(*Service, *list, *gin.Context) error) gin.Han
 
 // Answer is what the list says about one address.
 type Answer struct {
-	Address    string  `json:"address"`
-	Suppressed bool    `json:"suppressed"` // for the mail that the question names
-	Entries    []Line  `json:"entries"`    // every entry in force, strongest first
-	AsOf       *string `json:"as_of"`      // the answer is not older than this; null until the list was complete once
+	Address    string `json:"address"`
+	Suppressed bool   `json:"suppressed"` // for the mail that the question names
+	Entries    []Line `json:"entries"`    // every entry in force, strongest first
+	// AsOf is the moment that the answer is not older than. It is null only in an
+	// answer to a change, while the list is read anew.
+	AsOf *string `json:"as_of"`
 	// Position is where the list is, for ?wait= on any replica.
 	Position string `json:"position,omitempty"`
 }
@@ -116,13 +141,15 @@ const (
 	paramStream    = "stream"
 	paramScopeKind = "scope_kind"
 	paramScopeID   = "scope_id"
+	paramExpiresAt = "expires_at"
 	paramWait      = "wait"
+	paramList      = "list"
 )
 
 func checkMail(fields *api.Fields, m mail) {
 	kinds, _ := event.Vocabulary("scope_kind")
 	fields.Must(m.scopeKind == "" || slices.Contains(kinds, m.scopeKind), paramScopeKind,
-		"is %q, must be one of %s", m.scopeKind, strings.Join(kinds, ", "))
+		"is %.80q, must be one of %s", m.scopeKind, strings.Join(kinds, ", "))
 	fields.Must(m.scopeID == "" || m.scopeKind != "", paramScopeID, "needs scope_kind")
 }
 
@@ -135,51 +162,69 @@ func (l *list) answer(given string, entries []model.Entry, m mail, now time.Time
 	return a
 }
 
-// age is as_of. It is asked for after the answer is known: see replica.Copy.AsOf.
-func (l *list) age() *string {
+// current is as_of, or that there is none. It is asked for after the answer is
+// known: see replica.Copy.AsOf.
+func (l *list) current() (asOf string, err error) {
 	at := l.asOf()
 	if at.IsZero() {
-		return nil
+		return "", api.Unavailable(retryRead, "the list is being read and not complete yet")
 	}
-	text := at.UTC().Format(time.RFC3339Nano)
-	return &text
+	return at.UTC().Format(time.RFC3339Nano), nil
 }
 
 // known returns the folded form of the address in the path.
 func known(l *list, c *gin.Context) (given, folded string, err error) {
-	given = c.Param("address")
+	if given, err = api.Param(c, "address"); err != nil {
+		return "", "", err
+	}
 	folded, ok := l.fold(given)
 	if !ok {
-		return "", "", api.Field("address", "is %q, must be local-part@domain", given)
+		return "", "", notAnAddress("address", given)
 	}
 	return given, folded, nil
 }
 
-func getAddress(s *Service, l *list, c *gin.Context) error {
+func notAnAddress(field, given string) *api.Problem {
+	return api.Field(field, "is %.80q, must be local-part@domain", given)
+}
+
+// question reads the parameters of the mail that a question is about, and
+// waits where it is to.
+func (s *Service) question(l *list, c *gin.Context) (m mail, err error) {
 	q, err := api.ParseQuery(c, paramStream, paramScopeKind, paramScopeID, paramWait)
 	if err != nil {
-		return err
+		return m, err
 	}
+	m = mail{q.Get(paramStream), q.Get(paramScopeKind), q.Get(paramScopeID)}
+	var fields api.Fields
+	checkMail(&fields, m)
+	if err := fields.Err(); err != nil {
+		return m, err
+	}
+	return m, s.wait(c.Request.Context(), l, q.Get(paramWait))
+}
+
+func getAddress(s *Service, l *list, c *gin.Context) error {
 	given, folded, err := known(l, c)
 	if err != nil {
 		return err
 	}
-	m := mail{q.Get(paramStream), q.Get(paramScopeKind), q.Get(paramScopeID)}
-	var fields api.Fields
-	checkMail(&fields, m)
-	if err := fields.Err(); err != nil {
+	m, err := s.question(l, c)
+	if err != nil {
 		return err
 	}
-	if err := s.wait(c.Request.Context(), l, q.Get(paramWait)); err != nil {
-		return err
-	}
-	found, err := l.lookup(c.Request.Context(), []string{folded})
+	ctx := c.Request.Context()
+	found, err := l.lookup(ctx, []string{folded})
 	if err != nil {
 		return err
 	}
 	a := l.answer(given, found[0], m, s.deps.Now())
-	a.AsOf = l.age()
-	s.metrics.lookedUp(c.Request.Context(), a)
+	asOf, err := l.current()
+	if err != nil {
+		return err
+	}
+	a.AsOf = &asOf
+	s.metrics.lookedUp(ctx, a)
 	c.JSON(http.StatusOK, a)
 	return nil
 }
@@ -210,11 +255,17 @@ func postCheck(s *Service, l *list, c *gin.Context) error {
 		return err
 	}
 	folded := make([]string, len(body.Addresses))
+	wrong := 0
 	for i, given := range body.Addresses {
 		var ok bool
-		folded[i], ok = l.fold(given)
-		fields.Must(ok, "addresses["+strconv.Itoa(i)+"]", "is %q, must be local-part@domain", given)
+		if folded[i], ok = l.fold(given); ok {
+			continue
+		}
+		if wrong++; wrong <= maxToldAddresses {
+			fields.Join(notAnAddress("addresses["+strconv.Itoa(i)+"]", given))
+		}
 	}
+	fields.Must(wrong <= maxToldAddresses, "addresses", "holds %d more that are none", wrong-maxToldAddresses)
 	if err := fields.Err(); err != nil {
 		return err
 	}
@@ -230,7 +281,11 @@ func postCheck(s *Service, l *list, c *gin.Context) error {
 	for i, entries := range found {
 		answers[i] = l.answer(body.Addresses[i], entries, m, now)
 	}
-	text, err := checkBody(answers, l.age())
+	asOf, err := l.current()
+	if err != nil {
+		return err
+	}
+	text, err := checkBody(answers, asOf)
 	if err != nil {
 		return err
 	}
@@ -241,7 +296,7 @@ func postCheck(s *Service, l *list, c *gin.Context) error {
 
 // checkBody is the answers by address. Most of ten thousand addresses have no
 // entry, and encoding/json would take longer for those than the look-up did.
-func checkBody(answers []Answer, asOf *string) ([]byte, error) {
+func checkBody(answers []Answer, asOf string) ([]byte, error) {
 	age, err := json.Marshal(asOf)
 	if err != nil {
 		return nil, err
@@ -283,24 +338,61 @@ func checkBody(answers []Answer, asOf *string) ([]byte, error) {
 type Page struct {
 	Entries    []Line  `json:"entries"`
 	NextCursor *string `json:"next_cursor"` // null at the end
-	AsOf       *string `json:"as_of"`
+	AsOf       string  `json:"as_of"`
 }
 
 var listCursor = api.Cursors{List: "suppressions", Version: 1} //nolint:gochecknoglobals // a constant, if structs could be
 
+// filter is what a part of the list is about.
+type filter struct {
+	reason                     model.Reason
+	scopeKind, scopeID, domain string
+	since                      time.Time
+	given                      []string // as it came, for the cursor
+}
+
+func filterParams() []string {
+	return []string{paramReason, paramScopeKind, paramScopeID, "domain", "since"}
+}
+
+func readFilter(q api.Query) (filter, error) {
+	var fields api.Fields
+	f := filter{reason: model.Reason(q.Get(paramReason)), scopeKind: q.Get(paramScopeKind), scopeID: q.Get(paramScopeID)}
+	if f.reason != "" {
+		_, ok := model.ParseReason(string(f.reason))
+		fields.Must(ok, paramReason, "is %.80q, must be one of %v", f.reason, model.Reasons())
+	}
+	checkMail(&fields, mail{scopeKind: f.scopeKind, scopeID: f.scopeID})
+	if domain := q.Get("domain"); domain != "" {
+		parsed, ok := address.Normalize("x@" + domain)
+		fields.Must(ok && parsed.Local == "x", "domain", "is %.80q, must be a domain", domain)
+		f.domain = "@" + parsed.Domain
+	}
+	var err error
+	if f.since, err = q.Time("since"); !fields.Join(err) {
+		return f, err
+	}
+	for _, name := range filterParams() {
+		f.given = append(f.given, q.Get(name))
+	}
+	return f, fields.Err()
+}
+
+// address reports whether any entry of an address can pass.
+func (f filter) address(folded string) bool { return strings.HasSuffix(folded, f.domain) }
+
+func (f filter) entry(e model.Entry) bool {
+	return (f.reason == "" || e.Reason == f.reason) && (f.scopeKind == "" || e.ScopeKind == f.scopeKind) &&
+		(f.scopeID == "" || e.ScopeID == f.scopeID) && !e.Since.Before(f.since)
+}
+
 func getList(s *Service, l *list, c *gin.Context) error {
-	q, err := api.ParseQuery(c, "reason", paramScopeKind, "domain", "since", "cursor", "limit")
+	q, err := api.ParseQuery(c, append(filterParams(), "cursor", "limit")...)
 	if err != nil {
 		return err
 	}
 	var fields api.Fields
-	reason, scopeKind, domain := model.Reason(q.Get("reason")), q.Get(paramScopeKind), strings.ToLower(q.Get("domain"))
-	if reason != "" {
-		_, ok := model.ParseReason(string(reason))
-		fields.Must(ok, "reason", "is %q, must be one of %v", reason, model.Reasons())
-	}
-	checkMail(&fields, mail{scopeKind: scopeKind})
-	since, err := q.Time("since")
+	want, err := readFilter(q)
 	if !fields.Join(err) {
 		return err
 	}
@@ -308,8 +400,7 @@ func getList(s *Service, l *list, c *gin.Context) error {
 	if !fields.Join(err) {
 		return err
 	}
-	filter := []string{string(reason), scopeKind, domain, q.Get("since")}
-	from, err := listCursor.Decode(q.Get("cursor"), filter...)
+	from, err := listCursor.Decode(q.Get("cursor"), want.given...)
 	if !fields.Join(err) {
 		return err
 	}
@@ -318,12 +409,9 @@ func getList(s *Service, l *list, c *gin.Context) error {
 	}
 	page := Page{Entries: []Line{}}
 	now := s.deps.Now()
-	next, err := l.scan(c.Request.Context(), string(from), maxScanned, func(folded string, entries []model.Entry) (bool, error) {
-		if domain != "" && !strings.HasSuffix(folded, "@"+domain) {
-			return true, nil
-		}
+	next, err := l.scan(c.Request.Context(), string(from), maxScanned, want.address, func(entries []model.Entry) (bool, error) {
 		for _, e := range model.Active(entries, now) {
-			if reason != "" && e.Reason != reason || scopeKind != "" && e.ScopeKind != scopeKind || e.Since.Before(since) {
+			if !want.entry(e) {
 				continue
 			}
 			entry := line(e)
@@ -336,10 +424,12 @@ func getList(s *Service, l *list, c *gin.Context) error {
 		return err
 	}
 	if next != "" {
-		cursor := listCursor.Encode([]byte(next), filter...)
+		cursor := listCursor.Encode([]byte(next), want.given...)
 		page.NextCursor = &cursor
 	}
-	page.AsOf = l.age()
+	if page.AsOf, err = l.current(); err != nil {
+		return err
+	}
 	c.JSON(http.StatusOK, page)
 	return nil
 }
@@ -375,21 +465,12 @@ type ExplainedFact struct {
 }
 
 func getExplain(s *Service, l *list, c *gin.Context) error {
-	q, err := api.ParseQuery(c, paramStream, paramScopeKind, paramScopeID, paramWait)
-	if err != nil {
-		return err
-	}
 	given, folded, err := known(l, c)
 	if err != nil {
 		return err
 	}
-	m := mail{q.Get(paramStream), q.Get(paramScopeKind), q.Get(paramScopeID)}
-	var fields api.Fields
-	checkMail(&fields, m)
-	if err := fields.Err(); err != nil {
-		return err
-	}
-	if err := s.wait(c.Request.Context(), l, q.Get(paramWait)); err != nil {
+	m, err := s.question(l, c)
+	if err != nil {
 		return err
 	}
 	states, err := l.scopes(c.Request.Context(), folded)
@@ -410,7 +491,11 @@ func getExplain(s *Service, l *list, c *gin.Context) error {
 	}
 	l.sort(entries)
 	explained.Answer = l.answer(given, entries, m, now)
-	explained.AsOf = l.age()
+	asOf, err := l.current()
+	if err != nil {
+		return err
+	}
+	explained.AsOf = &asOf
 	c.JSON(http.StatusOK, explained)
 	return nil
 }
@@ -458,17 +543,17 @@ func (s *Service) wait(ctx context.Context, l *list, position string) error {
 		partition, err := strconv.ParseInt(p, 10, 32)
 		offset, offsetErr := strconv.ParseInt(o, 10, 64)
 		if err != nil || offsetErr != nil || partition < 0 || offset < 0 {
-			return api.Field(paramWait, "is %q, must be the position of an earlier answer", position)
+			return api.Field(paramWait, "is %.80q, must be the position of an earlier answer", position)
 		}
-		targets[int32(partition)] = offset
+		targets[int32(partition)] = max(offset, targets[int32(partition)])
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxReadWait)
+	ctx, cancel := context.WithTimeout(ctx, s.readWait)
 	defer cancel()
 	if err := l.states.Reach(ctx, targets); err != nil {
 		if errors.Is(err, context.Canceled) {
 			return err
 		}
-		return api.Unavailable(time.Second, "the list has not reached position %s yet; it is at %s", position, l.position())
+		return api.Unavailable(retryRead, "the list has not reached position %.200s yet; it is at %s", position, l.position())
 	}
 	return nil
 }

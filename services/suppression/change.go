@@ -42,23 +42,30 @@ func putAddress(s *Service, l *list, c *gin.Context) error {
 	}
 	ch := s.change(c, mailriver.ActionAdd, given, body.ScopeKind, body.ScopeID, body.Note)
 	ch.Reason = string(model.Manual)
+	var fields api.Fields
 	if body.Reason != "" {
 		ch.Reason = body.Reason
+		if p := s.refused(paramReason, ch.Reason); p != nil {
+			fields.Join(p)
+			ch.Reason = string(model.Manual) // said once is enough
+		}
 	}
 	if body.ExpiresAt != nil {
-		ch.ExpiresAt = body.ExpiresAt.UTC()
+		ch.ExpiresAt = body.ExpiresAt.UTC().Truncate(time.Microsecond)
+		if !ch.ExpiresAt.After(ch.At) {
+			fields.Add(paramExpiresAt, "is past")
+			ch.ExpiresAt = time.Time{}
+		}
 	}
-	if err := s.checkReason("reason", ch.Reason); err != nil {
-		return err
-	}
-	return s.make(c, l, given, folded, ch)
+	return s.make(c, l, given, folded, ch, &fields)
 }
 
-// checkReason refuses what the policy would ignore.
-func (s *Service) checkReason(field, text string) error {
+// refused says why an entry of a reason cannot be made: it is none, or the
+// policy would ignore it. It is nil for one that can.
+func (s *Service) refused(field, text string) *api.Problem {
 	reason, ok := model.ParseReason(text)
 	if !ok {
-		return api.Field(field, "is %q, must be one of %v", text, model.Reasons())
+		return api.Field(field, "is %.80q, must be one of %v", text, model.Reasons())
 	}
 	if !s.cfg.Policy.Rule(reason).Suppress {
 		return api.Field(field, "is %s, for which the policy does not suppress (suppression.policy.%s)", reason, reason)
@@ -76,7 +83,7 @@ func deleteAddress(s *Service, l *list, c *gin.Context) error {
 		return err
 	}
 	ch := s.change(c, mailriver.ActionRemove, given, q.Get(paramScopeKind), q.Get(paramScopeID), q.Get("note"))
-	return s.make(c, l, given, folded, ch)
+	return s.make(c, l, given, folded, ch, &api.Fields{})
 }
 
 func (s *Service) change(c *gin.Context, action, address, scopeKind, scopeID, note string) mailriver.Change {
@@ -89,18 +96,24 @@ func (s *Service) change(c *gin.Context, action, address, scopeKind, scopeID, no
 	}
 }
 
-// make writes one change and answers with the list as it is behind it.
-func (s *Service) make(c *gin.Context, l *list, given, folded string, ch mailriver.Change) error {
+// make writes one change, unless something is wrong with it, and answers with
+// the list as it is behind it.
+func (s *Service) make(c *gin.Context, l *list, given, folded string, ch mailriver.Change, wrong *api.Fields) error {
 	if err := ch.Validate(); err != nil {
-		return fieldsOf(err)
+		wrong.Join(fieldsOf(err))
+	}
+	if err := wrong.Err(); err != nil {
+		return err
 	}
 	records, err := change.Records(s.deps.Topics.Raw, []mailriver.Change{ch}, s.deps.Now())
 	if err != nil {
 		return err
 	}
 	ctx := c.Request.Context()
-	if err := s.produce(ctx, records); err != nil {
-		return err
+	if s.produce(ctx, records) != nil {
+		// The record may be there all the same, if only the acknowledgement was
+		// lost. It is one record: the change is made, or it is not.
+		return api.Unavailable(retryWrite, "Kafka did not acknowledge the change; nothing is half done, make it again")
 	}
 	s.metrics.changed(ctx, ch.Origin, ch.Action, 1)
 	id, err := eventID(records[0])
@@ -118,18 +131,25 @@ func (s *Service) make(c *gin.Context, l *list, given, folded string, ch mailriv
 		return err
 	}
 	a := l.answer(given, found[0], mail{scopeKind: ch.ScopeKind, scopeID: ch.ScopeID}, s.deps.Now())
-	a.AsOf, a.Position = l.age(), l.position()
+	a.Position = l.position()
+	if asOf, err := l.current(); err == nil {
+		a.AsOf = &asOf
+	}
 	c.JSON(status, a)
 	return nil
 }
 
-// produce writes records and returns when Kafka has all of them.
+// errNotWritten is that Kafka has not acknowledged some of the records.
+var errNotWritten = errors.New("kafka did not acknowledge the changes")
+
+// produce writes records and returns when Kafka has all of them, or
+// [errNotWritten].
 func (s *Service) produce(ctx context.Context, records []*kgo.Record) error {
 	// Not the request's context: canceling does not take a record back, and can
 	// fail others in its partition. The client bounds the time.
 	if err := s.deps.Producer.ProduceSync(context.WithoutCancel(ctx), records...).FirstErr(); err != nil {
-		s.deps.Logger.WarnContext(ctx, "change not written", "err", err)
-		return api.Unavailable(5*time.Second, "Kafka did not take the change; nothing is half done, try again")
+		s.deps.Logger.WarnContext(ctx, "changes not written", "records", len(records), "err", err)
+		return errNotWritten
 	}
 	return nil
 }

@@ -216,42 +216,48 @@ func unreadable(err error) error {
 	return err
 }
 
-// scan calls each with the entries of every folded address behind from, in the
-// order of the addresses, until it returns false or maxAddresses were read. It
-// returns the address to go on behind, empty at the end of the list.
-func (l *list) scan(ctx context.Context, from string, maxAddresses int, each func(folded string, entries []model.Entry) (bool, error)) (next string, err error) {
+// scan calls each with the entries of every address behind from that is wanted,
+// in the order of the folded addresses, until it returns false or maxAddresses
+// were passed. It returns the address to go on behind, empty at the end of the
+// list.
+func (l *list) scan(ctx context.Context, from string, maxAddresses int, wanted func(folded string) bool,
+	each func([]model.Entry) (bool, error),
+) (next string, err error) {
 	var start []byte
 	if from != "" {
 		start = append([]byte(from), 1) // behind the zero byte of from's own keys
 	}
 	var current string
 	var values []stored
-	count, more := 0, true
+	want := false
+	passed, more := 0, true
 	flush := func() error {
-		if len(values) == 0 {
+		if !want {
 			return nil
 		}
 		entries, err := l.entries(ctx, values)
 		if err != nil {
-			return fmt.Errorf("%s: %w", current, err)
+			return fmt.Errorf("state of an address in the list: %w", err)
 		}
 		values = values[:0]
-		count++
-		goOn, err := each(current, entries)
-		more = goOn && count < maxAddresses
+		more, err = each(entries)
 		return err
 	}
 	ended := true
 	scanErr := l.states.Scan(start, nil, func(key, value []byte) bool {
 		folded, _, _ := bytes.Cut(key, []byte{0})
 		if string(folded) != current {
-			if err = flush(); err != nil || !more || ctx.Err() != nil {
+			if err = flush(); err != nil || !more || passed == maxAddresses || ctx.Err() != nil {
 				ended = false
 				return false
 			}
 			current = string(folded)
+			want = wanted(current)
+			passed++
 		}
-		values = append(values, stored{spellingOf(key), bytes.Clone(value)})
+		if want {
+			values = append(values, stored{spellingOf(key), bytes.Clone(value)})
+		}
 		return true
 	})
 	if err := errors.Join(scanErr, err, ctx.Err()); err != nil {

@@ -19,6 +19,8 @@ type metrics struct {
 	freshness    metric.Float64Histogram
 	lookups      metric.Int64Counter
 	changes      metric.Int64Counter
+
+	suppressed, clear metric.MeasurementOption // of lookups; made once, not for each
 }
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
@@ -44,6 +46,8 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 		metric.WithDescription("Addresses looked up through the API, by answer: suppressed or clear."), metric.WithUnit("{address}"))
 	m.changes, errs[8] = meter.Int64Counter("mailriver.suppression.changes",
 		metric.WithDescription("Changes by people taken by the API, by origin and action."), metric.WithUnit("{change}"))
+	m.suppressed = metric.WithAttributeSet(attribute.NewSet(attribute.String("answer", "suppressed")))
+	m.clear = metric.WithAttributeSet(attribute.NewSet(attribute.String("answer", "clear")))
 	return &m, errors.Join(errs[:]...)
 }
 
@@ -94,10 +98,10 @@ func (m *metrics) lookedUp(ctx context.Context, answers ...Answer) {
 	}
 	clear := int64(len(answers)) - suppressed
 	if suppressed > 0 {
-		m.lookups.Add(ctx, suppressed, metric.WithAttributes(attribute.String("answer", "suppressed")))
+		m.lookups.Add(ctx, suppressed, m.suppressed)
 	}
 	if clear > 0 {
-		m.lookups.Add(ctx, clear, metric.WithAttributes(attribute.String("answer", "clear")))
+		m.lookups.Add(ctx, clear, m.clear)
 	}
 }
 

@@ -41,6 +41,7 @@ import (
 	"mailriver/pkg/run"
 	model "mailriver/pkg/suppression"
 	"mailriver/pkg/suppression/suppressionavro"
+	"mailriver/pkg/unsubscribe"
 )
 
 // Producer writes records and waits for their acknowledgement, as *kgo.Client
@@ -49,7 +50,10 @@ type Producer interface {
 	ProduceSync(ctx context.Context, records ...*kgo.Record) kgo.ProduceResults
 }
 
-// Deps are the service's collaborators. All are required.
+// clock says what time it is.
+type clock = func() time.Time
+
+// Deps are the service's collaborators. All but Links are required.
 type Deps struct {
 	// Open makes a transactional session on the canonical topic.
 	Open func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error)
@@ -58,13 +62,15 @@ type Deps struct {
 	Admin  func() (*kadm.Client, error)
 	// Producer writes the changes of people to the raw topic.
 	Producer Producer
-	Schemas  avro.Schemas
-	Encoder  *suppressionavro.Encoder
-	Topics   kafka.Topics
-	Dir      string // of the local copy
-	Meter    metric.Meter
-	Logger   *slog.Logger
-	Now      func() time.Time
+	// Links makes the headers of a link to opt out. Without it there are none.
+	Links   func(unsubscribe.Link) (unsubscribe.Headers, error)
+	Schemas avro.Schemas
+	Encoder *suppressionavro.Encoder
+	Topics  kafka.Topics
+	Dir     string // of the local copy
+	Meter   metric.Meter
+	Logger  *slog.Logger
+	Now     func() time.Time
 }
 
 // Service is the suppression service.
@@ -73,10 +79,13 @@ type Service struct {
 	deps    Deps
 	metrics *metrics
 	guard   *api.Guard
-	events  *eventavro.Decoder
-	fold    *fold
-	list    atomic.Pointer[list] // nil until the local copy is open
-	client  atomic.Pointer[kgo.Client]
+	// document is the API's own description.
+	document *api.Document
+	readWait time.Duration // bound of ?wait=
+	events   *eventavro.Decoder
+	fold     *fold
+	list     atomic.Pointer[list] // nil until the local copy is open
+	client   atomic.Pointer[kgo.Client]
 }
 
 // New checks its arguments and does nothing else.
@@ -97,7 +106,14 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("suppression: %w", err)
 	}
-	return &Service{cfg: cfg, deps: deps, metrics: m, guard: guard, events: eventavro.NewDecoder(deps.Schemas)}, nil
+	document, err := api.ParseDocument(openapi)
+	if err != nil {
+		return nil, fmt.Errorf("suppression: %w", err)
+	}
+	return &Service{
+		cfg: cfg, deps: deps, metrics: m, guard: guard, document: document, readWait: maxReadWait,
+		events: eventavro.NewDecoder(deps.Schemas),
+	}, nil
 }
 
 // Run folds and follows until ctx ends, and finishes the transaction in hand.

@@ -1,10 +1,10 @@
 package suppression_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -24,6 +24,7 @@ import (
 	"mailriver/pkg/event"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/httpserver/api"
+	"mailriver/pkg/httpserver/api/apitest"
 	"mailriver/pkg/kafka/kafkatest"
 	model "mailriver/pkg/suppression"
 	"mailriver/pkg/suppression/suppressionavro"
@@ -49,13 +50,24 @@ func (registry) SchemaByID(_ context.Context, id int) (sr.Schema, error) {
 
 // replica is a running instance and its API.
 type replica struct {
-	t    *testing.T
-	url  string
-	stop func()
+	t        *testing.T
+	service  *suppression.Service
+	document *apitest.Document // against which every answer is held
+	url      string
+	client   *http.Client
+	stop     func()
 }
 
-// start runs an instance on the cluster, on a local copy in dir.
-func start(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*suppression.Config)) *replica {
+// start runs an instance on the cluster, on a local copy in dir, and waits until
+// it is ready.
+func start(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*suppression.Config, *suppression.Deps)) *replica {
+	t.Helper()
+	r := launch(t, c, name, dir, edit...)
+	within(t, "ready", func() bool { return r.service.Ready(context.Background()) == nil })
+	return r
+}
+
+func launch(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*suppression.Config, *suppression.Deps)) *replica {
 	t.Helper()
 	enc, err := suppressionavro.NewEncoder(stateSchema)
 	if err != nil {
@@ -68,26 +80,29 @@ func start(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*s
 	cfg := suppression.DefaultConfig()
 	cfg.RetryWait = 10 * time.Millisecond
 	cfg.Group = c.Group("suppression")
-	for _, e := range edit {
-		e(&cfg)
-	}
-	service, err := suppression.New(cfg, suppression.Deps{
+	deps := suppression.Deps{
 		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
 			return c.Clients.Session(cfg.Group, c.Group("suppression."+name), []string{c.Topics.Events}, opts...)
 		},
 		Reader: c.Clients.Reader, Admin: c.Clients.Admin, Producer: producer, Schemas: registry{}, Encoder: enc,
 		Topics: c.Topics, Dir: dir, Meter: noop.NewMeterProvider().Meter("test"), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-	})
+	}
+	for _, e := range edit {
+		e(&cfg, &deps)
+	}
+	service, err := suppression.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
 	engine := api.NewEngine(slog.New(slog.DiscardHandler))
 	service.Routes(engine)
-	server := httptest.NewServer(engine)
+	document := apitest.Open(t, suppression.OpenAPI)
+	document.Routes(t, engine.Routes())
+	server := httptest.NewServer(document.Handler(t, engine))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- service.Run(ctx) }()
-	r := &replica{t: t, url: server.URL}
+	r := &replica{t: t, service: service, document: document, url: server.URL, client: server.Client()}
 	r.stop = sync.OnceFunc(func() {
 		server.Close()
 		cancel()
@@ -97,7 +112,6 @@ func start(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*s
 		producer.Close()
 	})
 	t.Cleanup(r.stop)
-	within(t, "ready", func() bool { return service.Ready(ctx) == nil })
 	return r
 }
 
@@ -116,32 +130,50 @@ func within(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// call makes a request, checks the status, and reads the answer into what into
-// points to.
-func (r *replica) call(method, path, body string, want int, into any) {
+// answer is what came back.
+type answer struct {
+	status  int
+	header  http.Header
+	trailer http.Header
+	body    string
+}
+
+// send makes a request. A body is JSON unless the header says otherwise.
+func (r *replica) send(method, path, body string, header ...string) answer {
 	r.t.Helper()
-	req, err := http.NewRequest(method, r.url+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(context.Background(), method, r.url+path, strings.NewReader(body))
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := http.DefaultClient.Do(req)
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := r.client.Do(req)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var text bytes.Buffer
-	if _, err := text.ReadFrom(resp.Body); err != nil {
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
 		r.t.Fatal(err)
 	}
-	if resp.StatusCode != want {
-		r.t.Fatalf("%s %s = %d %s, want %d", method, path, resp.StatusCode, &text, want)
+	return answer{resp.StatusCode, resp.Header, resp.Trailer, string(text)}
+}
+
+// call makes a request, checks the status, and reads the answer into what into
+// points to.
+func (r *replica) call(method, path, body string, want int, into any) {
+	r.t.Helper()
+	a := r.send(method, path, body)
+	if a.status != want {
+		r.t.Fatalf("%s %s = %d %s, want %d", method, path, a.status, a.body, want)
 	}
 	if into != nil {
-		if err := json.Unmarshal(text.Bytes(), into); err != nil {
-			r.t.Fatalf("%s %s = %s: %v", method, path, &text, err)
+		if err := json.Unmarshal([]byte(a.body), into); err != nil {
+			r.t.Fatalf("%s %s = %s: %v", method, path, a.body, err)
 		}
 	}
 }

@@ -22,6 +22,16 @@ var SuppressionV1 string
 //go:embed avro/alert.v1.avsc
 var AlertV1 string
 
+// LeadScoreV1 is version 1 of where a recipient stands.
+//
+//go:embed avro/lead_score.v1.avsc
+var LeadScoreV1 string
+
+// LeadSignalV1 is version 1 of a threshold that was crossed.
+//
+//go:embed avro/lead_signal.v1.avsc
+var LeadSignalV1 string
+
 // Topics is topics.yaml.
 //
 //go:embed topics.yaml

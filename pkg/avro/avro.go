@@ -326,3 +326,55 @@ func Records[T, E any](at func(*T) *[]E, fields Fields[E]) Field[T] {
 		},
 	}
 }
+
+// Double is a double.
+func Double[T any](at func(*T) *float64) Field[T] {
+	return Field[T]{
+		Get: func(r *T) any { return *at(r) },
+		Set: func(r *T, v any) {
+			if n, ok := v.(float64); ok {
+				*at(r) = n
+			}
+		},
+	}
+}
+
+// Longs is an array of longs.
+func Longs[T any](at func(*T) *[]int64) Field[T] {
+	return Field[T]{
+		Get: func(r *T) any {
+			numbers := *at(r)
+			native := make([]any, len(numbers))
+			for i, n := range numbers {
+				native[i] = n
+			}
+			return native
+		},
+		Set: func(r *T, v any) {
+			native, _ := v.([]any)
+			if len(native) == 0 {
+				return
+			}
+			numbers := make([]int64, 0, len(native))
+			for _, element := range native {
+				if n, ok := element.(int64); ok {
+					numbers = append(numbers, n)
+				}
+			}
+			*at(r) = numbers
+		},
+	}
+}
+
+// ZeroableInstant is a time that the schema writes as 0 for "not said": in a
+// nested record a union would cost a map for each element.
+func ZeroableInstant[T any](at func(*T) *time.Time) Field[T] {
+	field := Instant(at)
+	set := field.Set
+	field.Set = func(r *T, v any) {
+		if n, ok := v.(int64); ok && n != 0 {
+			set(r, v)
+		}
+	}
+	return field
+}

@@ -142,7 +142,7 @@ func entryFields() avro.Fields[suppression.Entry] {
 	return avro.Fields[suppression.Entry]{
 		"reason":     avro.Text(func(e *suppression.Entry) *string { return (*string)(&e.Reason) }),
 		"since":      avro.Instant(func(e *suppression.Entry) *time.Time { return &e.Since }),
-		"expires_at": zeroable(func(e *suppression.Entry) *time.Time { return &e.ExpiresAt }),
+		"expires_at": avro.ZeroableInstant(func(e *suppression.Entry) *time.Time { return &e.ExpiresAt }),
 		"provider":   avro.Text(func(e *suppression.Entry) *string { return &e.Provider }),
 		"source":     avro.Text(func(e *suppression.Entry) *string { return &e.Source }),
 		"event_id":   avro.Text(func(e *suppression.Entry) *string { return &e.EventID }),
@@ -164,7 +164,7 @@ func factFields() avro.Fields[suppression.Fact] {
 		"effect":     avro.Text(func(f *suppression.Fact) *string { return (*string)(&f.Effect) }),
 		"reason":     avro.Text(func(f *suppression.Fact) *string { return (*string)(&f.Reason) }),
 		"at":         avro.Instant(func(f *suppression.Fact) *time.Time { return &f.At }),
-		"expires_at": zeroable(func(f *suppression.Fact) *time.Time { return &f.ExpiresAt }),
+		"expires_at": avro.ZeroableInstant(func(f *suppression.Fact) *time.Time { return &f.ExpiresAt }),
 		"provider":   avro.Text(func(f *suppression.Fact) *string { return &f.Provider }),
 		"source":     avro.Text(func(f *suppression.Fact) *string { return &f.Source }),
 		"event_type": avro.Text(func(f *suppression.Fact) *string { return (*string)(&f.EventType) }),
@@ -173,17 +173,4 @@ func factFields() avro.Fields[suppression.Fact] {
 		"detail":     avro.Text(func(f *suppression.Fact) *string { return &f.Detail }),
 		"actor":      avro.Text(func(f *suppression.Fact) *string { return &f.Actor }),
 	}
-}
-
-// zeroable is a time that the schema writes as 0 for "not said": a union would
-// cost a map for each element.
-func zeroable[T any](at func(*T) *time.Time) avro.Field[T] {
-	field := avro.Instant(at)
-	set := field.Set
-	field.Set = func(r *T, v any) {
-		if n, ok := v.(int64); ok && n != 0 {
-			set(r, v)
-		}
-	}
-	return field
 }

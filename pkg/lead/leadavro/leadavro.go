@@ -1,0 +1,155 @@
+// Package leadavro turns the state of a lead and its signals into Avro and back:
+// the tables between package lead and its schemas.
+//
+// How records are coded is the business of package avro.
+package leadavro
+
+import (
+	"time"
+
+	"mailriver/pkg/avro"
+	"mailriver/pkg/event"
+	"mailriver/pkg/fault"
+	"mailriver/pkg/lead"
+	"mailriver/schemas"
+)
+
+// Record is the value of a record of the lead scores topic.
+type Record struct {
+	lead.State
+	Standings []lead.Standing // for readers without the profiles
+	Rules     string          // fingerprint of the profiles that made them
+}
+
+// Signal is the value of a record of the lead signals topic.
+type Signal struct {
+	ID         event.ID
+	Recipient  string
+	Crossing   lead.Crossing
+	OccurredAt time.Time
+	EventID    event.ID
+	EventType  event.Type
+	Provider   string
+	Source     string
+	CampaignID string
+	URL        string
+}
+
+type (
+	// Encoder writes scores.
+	Encoder = avro.Encoder[Record]
+	// Decoder reads scores.
+	Decoder = avro.Decoder[Record]
+	// SignalEncoder writes signals.
+	SignalEncoder = avro.Encoder[Signal]
+	// SignalDecoder reads signals.
+	SignalDecoder = avro.Decoder[Signal]
+)
+
+// NewEncoder returns the encoder for this build's schema of a score and its
+// registered id.
+func NewEncoder(id int) (*Encoder, error) {
+	return avro.NewEncoder(schemas.LeadScoreV1, id, fields())
+}
+
+// NewDecoder returns the decoder of scores.
+func NewDecoder(registry avro.Schemas) *Decoder {
+	return avro.NewDecoder(registry, fields(), func(r *Record) error {
+		if r.Recipient == "" {
+			return fault.Permanentf(fault.BadAvro, "recipient is missing")
+		}
+		return nil
+	})
+}
+
+// NewSignalEncoder returns the encoder for this build's schema of a signal and
+// its registered id.
+func NewSignalEncoder(id int) (*SignalEncoder, error) {
+	return avro.NewEncoder(schemas.LeadSignalV1, id, signalFields())
+}
+
+// NewSignalDecoder returns the decoder of signals.
+func NewSignalDecoder(registry avro.Schemas) *SignalDecoder {
+	return avro.NewDecoder(registry, signalFields(), func(s *Signal) error {
+		if s.ID.IsZero() {
+			return fault.Permanentf(fault.BadAvro, "signal_id is missing or no UUID")
+		}
+		return nil
+	})
+}
+
+func fields() avro.Fields[Record] {
+	return avro.Fields[Record]{
+		"recipient": avro.Text(func(r *Record) *string { return &r.Recipient }),
+		"updated_at": {
+			Get: func(r *Record) any {
+				if len(r.Contributions) == 0 {
+					return int64(0)
+				}
+				return r.Contributions[len(r.Contributions)-1].At.UnixMicro()
+			},
+			Set: func(*Record, any) {},
+		},
+		"profiles": avro.Records(func(r *Record) *[]lead.Standing { return &r.Standings }, avro.Fields[lead.Standing]{
+			"profile": avro.Text(func(s *lead.Standing) *string { return &s.Profile }),
+			"score":   avro.Double(func(s *lead.Standing) *float64 { return &s.Score }),
+			"stage":   avro.Text(func(s *lead.Standing) *string { return &s.Stage }),
+			"at":      avro.ZeroableInstant(func(s *lead.Standing) *time.Time { return &s.At }),
+		}),
+		"rules": avro.Text(func(r *Record) *string { return &r.Rules }),
+		"contributions": avro.Records(func(r *Record) *[]lead.Contribution { return &r.Contributions }, avro.Fields[lead.Contribution]{
+			"event_id":   id(func(c *lead.Contribution) *event.ID { return &c.EventID }),
+			"revision":   avro.Number(func(c *lead.Contribution) *int32 { return &c.Revision }),
+			"at":         avro.Instant(func(c *lead.Contribution) *time.Time { return &c.At }),
+			"event_type": avro.Text(func(c *lead.Contribution) *string { return (*string)(&c.Type) }),
+			"message":    avro.Long(func(c *lead.Contribution) *int64 { return &c.Message }),
+			"link":       avro.Long(func(c *lead.Contribution) *int64 { return &c.Link }),
+			"rules":      avro.Longs(func(c *lead.Contribution) *[]int64 { return &c.Rules }),
+		}),
+		"deliveries": avro.Records(func(r *Record) *[]lead.Delivery { return &r.Deliveries }, avro.Fields[lead.Delivery]{
+			"message": avro.Long(func(d *lead.Delivery) *int64 { return &d.Message }),
+			"at":      avro.Instant(func(d *lead.Delivery) *time.Time { return &d.At }),
+		}),
+	}
+}
+
+func signalFields() avro.Fields[Signal] {
+	return avro.Fields[Signal]{
+		"signal_id": id(func(s *Signal) *event.ID { return &s.ID }),
+		"recipient": avro.Text(func(s *Signal) *string { return &s.Recipient }),
+		"profile":   avro.Text(func(s *Signal) *string { return &s.Crossing.Profile }),
+		"stage":     avro.Text(func(s *Signal) *string { return &s.Crossing.Stage }),
+		"direction": {
+			Get: func(s *Signal) any { return Direction(s.Crossing.Up) },
+			Set: func(s *Signal, v any) { s.Crossing.Up = v == Direction(true) },
+		},
+		"score":       avro.Double(func(s *Signal) *float64 { return &s.Crossing.Score }),
+		"occurred_at": avro.Instant(func(s *Signal) *time.Time { return &s.OccurredAt }),
+		"event_id":    id(func(s *Signal) *event.ID { return &s.EventID }),
+		"event_type":  avro.Text(func(s *Signal) *string { return (*string)(&s.EventType) }),
+		"provider":    avro.Text(func(s *Signal) *string { return &s.Provider }),
+		"source":      avro.Text(func(s *Signal) *string { return &s.Source }),
+		"campaign_id": avro.Text(func(s *Signal) *string { return &s.CampaignID }),
+		"url":         avro.Text(func(s *Signal) *string { return &s.URL }),
+	}
+}
+
+// Direction is the word for a crossing's direction.
+func Direction(up bool) string {
+	if up {
+		return "up"
+	}
+	return "down"
+}
+
+// id is a UUID as text.
+func id[T any](at func(*T) *event.ID) avro.Field[T] {
+	return avro.Field[T]{
+		Get: func(r *T) any { return at(r).String() },
+		Set: func(r *T, v any) {
+			if s, ok := v.(string); ok {
+				*at(r), _ = event.ParseID(s) // a writer of ours never writes another form
+			}
+		},
+	}
+}

@@ -78,11 +78,11 @@ func TestSilent_holdsTheProvidersWhoseDeliveriesNameNoSender(t *testing.T) {
 		}
 		for _, e := range fixture.Events {
 			s := providers[e.Provider]
-			switch {
-			case e.Type == event.Delivered:
+			switch e.Type {
+			case event.Delivered:
 				s.delivery = true
 				s.namedDelivery = s.namedDelivery || e.Sender != ""
-			case e.Type == event.Bounced, e.Type == event.Complained:
+			case event.Bounced, event.Complained:
 				s.namedFailure = s.namedFailure || e.Sender != ""
 			}
 			providers[e.Provider] = s
@@ -112,8 +112,14 @@ func TestKeyOf(t *testing.T) {
 
 func TestParseCounter_refuses(t *testing.T) {
 	for _, tt := range []struct{ key, value string }{
-		{"", "{}"}, {"1", "{}"}, {"1|2026-11-24T12Z", "{}"}, {"x|d|2026-11-24T12Z", "{}"}, {"9999999999|d|2026-11-24T12Z", "{}"},
-		{"1|d|today", "{}"}, {"1|d|2026-11-24T12Z", ""}, {"1|d|2026-11-24T12Z", "7"},
+		{"", "{}"},
+		{"1", "{}"},
+		{"1|2026-11-24T12Z", "{}"},
+		{"x|d|2026-11-24T12Z", "{}"},
+		{"9999999999|d|2026-11-24T12Z", "{}"},
+		{"1|d|today", "{}"},
+		{"1|d|2026-11-24T12Z", ""},
+		{"1|d|2026-11-24T12Z", "7"},
 	} {
 		if _, _, _, err := parseCounter([]byte(tt.key), []byte(tt.value)); err == nil {
 			t.Errorf("parseCounter(%q, %q) = nil error, want one", tt.key, tt.value)

@@ -354,19 +354,29 @@ func TestCounts_areExact(t *testing.T) {
 			w.put(sender, at.Add(-time.Duration(i%5)*time.Hour), Counts{Delivered: 30, Complained: 2, HardBounced: 3})
 		}
 	}
+	counting := func(reader *metric.ManualReader, name string) {
+		t.Helper()
+		w.await(func() (bool, string) {
+			traffic(1)
+			return len(counter(t, reader, "mailriver.suppression.rates.facts", "kind")) > 0, name + " counts nothing"
+		})
+	}
 	stopA, _ := w.start("a")
 	traffic(10)
-	stopB, _ := w.start("b")
+	_, b := w.start("b")
 	traffic(20)
+	counting(b, "b")
 	stopA()
 	traffic(10)
-	stopA, _ = w.start("a")
-	traffic(20)
+	w.balanced() // b has all partitions,
+	stopA, a := w.start("a")
+	counting(a, "a") // loses some,
+	traffic(10)
+	stopA()
+	traffic(10) // and has them again
+	w.balanced()
 	w.start("c")
-	stopB()
-	traffic(10)
-	stopA()
-	traffic(5)
+	traffic(20)
 	w.balanced()
 	// All that was put in is counted. Nothing comes on top of it: the end is behind
 	// every event.
@@ -374,6 +384,53 @@ func TestCounts_areExact(t *testing.T) {
 	w.balanced()
 	if refused != nil && refused.Load() == 0 {
 		t.Error("no transaction was aborted: the test shows less than it says")
+	}
+}
+
+// What a transaction holds open when a partition changes hands is waited for.
+// Without Settle the counter is not there.
+func TestCounted_waitsForOpenTransactions(t *testing.T) {
+	w := newWorld(t)
+	w.c.NeedFake(t)
+	client, err := w.c.Clients.Producer(kgo.TransactionalID(w.c.Group("other")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	want := cell{"shop.example", hourOf(w.clock())}
+	record := &kgo.Record{Topic: w.c.Topics.Rates, Key: []byte(keyOf(2, want)), Value: []byte(`{"delivered":7}`)}
+	if err := client.ProduceSync(t.Context(), record).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	waits := make(chan struct{})
+	w.c.Fake.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+		w.c.Fake.KeepControl()
+		if asked.Add(1) == 8 { // more than one look takes
+			close(waits)
+		}
+		return nil, nil, false
+	})
+	s, _ := w.service("a")
+	got := map[cell]Counts{}
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.counted(context.Background(), func(_ int32, c cell, n Counts) { got[c] = n })
+		done <- err
+	}()
+	select {
+	case <-waits:
+		if err := client.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+			t.Fatal(err)
+		}
+		err = <-done
+	case err = <-done:
+	}
+	if err != nil || got[want] != (Counts{Delivered: 7}) {
+		t.Errorf("counted() = %v, %v, want 7 delivered", got, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package clickhouse
 
 import (
+	"encoding/json"
 	"reflect"
 	"regexp"
 	"strings"
@@ -53,7 +54,7 @@ func plainKind(kind string) string {
 	return kind
 }
 
-var columnLine = regexp.MustCompile("(?m)^    `([a-z0-9_]+)` +(.*?) +COMMENT '(.*?)'(?: CODEC.*)?,$")
+var columnLine = regexp.MustCompile("(?m)^    `([a-z0-9_.]+)` +(.*?) +COMMENT '(.*?)'(?: CODEC.*)?,$")
 
 // TestColumns compares the struct, the INSERT and the table: a field that is
 // added to one and forgotten in another would be lost without a word.
@@ -82,6 +83,61 @@ func TestColumns(t *testing.T) {
 		}
 		if table[i][3] == "" {
 			t.Errorf("column %s has no comment", name)
+		}
+	}
+}
+
+// TestSuppressionColumns compares the INSERT, the table and the schema of the
+// topic, from which the names come.
+func TestSuppressionColumns(t *testing.T) {
+	ddl, err := schemas.ClickHouse.ReadFile("clickhouse/0013_suppression_states.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := columnLine.FindAllStringSubmatch(string(ddl), -1)
+	insert := suppressionColumns()
+	if len(table) != len(insert) {
+		t.Fatalf("the table has %d columns and the insert %d", len(table), len(insert))
+	}
+	have := map[string]bool{}
+	for i, column := range insert {
+		if table[i][1] != column.name || table[i][2] != column.kind {
+			t.Errorf("column %d is %s %s in the table and %s %s in the insert", i, table[i][1], table[i][2], column.name, column.kind)
+		}
+		if table[i][3] == "" {
+			t.Errorf("column %s has no comment", column.name)
+		}
+		have[column.name] = true
+	}
+	view, err := schemas.ClickHouse.ReadFile("clickhouse/0016_suppressions.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type field struct {
+		Name string
+		Type any
+	}
+	var schema struct{ Fields []field }
+	if err := json.Unmarshal([]byte(schemas.SuppressionV1), &schema); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range schema.Fields {
+		if f.Name != "weaker" {
+			names = append(names, f.Name)
+			continue
+		}
+		entry := f.Type.(map[string]any)["items"].(map[string]any)["fields"].([]any)
+		for _, e := range entry {
+			names = append(names, "weaker."+e.(map[string]any)["name"].(string))
+		}
+	}
+	for _, name := range names {
+		if !have[name] {
+			t.Errorf("field %s of the schema is no column", name)
+		}
+		if !regexp.MustCompile("(?m)^    `?" + regexp.QuoteMeta(name) + "`?,?$").Match(view) {
+			t.Errorf("field %s of the schema is no column of the view", name)
 		}
 	}
 }

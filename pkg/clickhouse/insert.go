@@ -37,29 +37,34 @@ func (c *Client) Probe(ctx context.Context, rows []event.Event) error {
 }
 
 func (c *Client) insert(ctx context.Context, table, token string, rows []event.Event) error {
-	if len(rows) == 0 {
-		return nil
-	}
-	settings := driver.Settings{
-		// A buffered insert would be acknowledged before it is durable, or lose
-		// its token when it is merged with others.
-		"async_insert": 0,
-		// One block as sent is one block as written, in one thread: the token
-		// then means the same parts each time.
-		"max_insert_threads":          1,
-		"min_insert_block_size_rows":  0,
-		"min_insert_block_size_bytes": 0,
-	}
+	settings := driver.Settings{}
 	if token != "" {
 		settings["insert_deduplicate"] = 1
 		settings["insert_deduplication_token"] = token
 		settings["deduplicate_blocks_in_dependent_materialized_views"] = 1
 	}
+	return insertRows(ctx, c, table, eventColumns(), rows, settings)
+}
+
+// insertRows inserts rows as one block.
+func insertRows[T any](
+	ctx context.Context, c *Client, table string, columns []column[T], rows []T, settings driver.Settings,
+) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	// A buffered insert would be acknowledged before it is durable, or lose its
+	// token when it is merged with others.
+	settings["async_insert"] = 0
+	// One block as sent is one block as written, in one thread: the token then
+	// means the same parts each time.
+	settings["max_insert_threads"] = 1
+	settings["min_insert_block_size_rows"] = 0
+	settings["min_insert_block_size_bytes"] = 0
 	if c.cfg.Cluster != "" {
 		// Return when the shards have the rows, not when they are queued here.
 		settings["distributed_foreground_insert"] = 1
 	}
-	columns := eventColumns()
 	kinds := make([]driver.ColumnNameAndType, len(columns))
 	names := make([]string, len(columns))
 	for i, column := range columns {
@@ -92,18 +97,17 @@ func (c *Client) insert(ctx context.Context, table, token string, rows []event.E
 	return c.endpoint.classify(op, batch.Send())
 }
 
-// column is one column of events: its name and type, and how it is filled. The
-// name is that of the field in JSON; a test compares them all with the struct and
-// with the migrations.
-type column struct {
+// column is one column of a table of rows T: its name and type, and how it is
+// filled. Tests compare them all with the rows and with the migrations.
+type column[T any] struct {
 	name   string
 	kind   string
-	append func(lib.BatchColumn, []event.Event) error
+	append func(lib.BatchColumn, []T) error
 }
 
-func all[T any](get func(*event.Event) T) func(lib.BatchColumn, []event.Event) error {
-	return func(to lib.BatchColumn, rows []event.Event) error {
-		values := make([]T, len(rows))
+func all[T, V any](get func(*T) V) func(lib.BatchColumn, []T) error {
+	return func(to lib.BatchColumn, rows []T) error {
+		values := make([]V, len(rows))
 		for i := range rows {
 			values[i] = get(&rows[i])
 		}
@@ -112,8 +116,8 @@ func all[T any](get func(*event.Event) T) func(lib.BatchColumn, []event.Event) e
 }
 
 // each appends row by row: for arrays and maps that is the driver's fast path.
-func each[T any](get func(*event.Event) T) func(lib.BatchColumn, []event.Event) error {
-	return func(to lib.BatchColumn, rows []event.Event) error {
+func each[T, V any](get func(*T) V) func(lib.BatchColumn, []T) error {
+	return func(to lib.BatchColumn, rows []T) error {
 		for i := range rows {
 			if err := to.AppendRow(get(&rows[i])); err != nil {
 				return err
@@ -123,25 +127,25 @@ func each[T any](get func(*event.Event) T) func(lib.BatchColumn, []event.Event) 
 	}
 }
 
-func text(name string, get func(*event.Event) string) column {
-	return column{name, "String", all(get)}
+func text[T any](name string, get func(*T) string) column[T] {
+	return column[T]{name, "String", all(get)}
 }
 
 // word is a text with few different values.
-func word(name string, get func(*event.Event) string) column {
-	return column{name, "LowCardinality(String)", all(get)}
+func word[T any](name string, get func(*T) string) column[T] {
+	return column[T]{name, "LowCardinality(String)", all(get)}
 }
 
-func number(name string, get func(*event.Event) int32) column {
-	return column{name, "Int32", all(get)}
+func number[T any](name string, get func(*T) int32) column[T] {
+	return column[T]{name, "Int32", all(get)}
 }
 
-func flag(name string, get func(*event.Event) bool) column {
-	return column{name, "Bool", all(get)}
+func flag[T any](name string, get func(*T) bool) column[T] {
+	return column[T]{name, "Bool", all(get)}
 }
 
-func list(name string, get func(*event.Event) []string) column {
-	return column{name, "Array(String)", each(func(e *event.Event) []string {
+func list[T any](name string, get func(*T) []string) column[T] {
+	return column[T]{name, "Array(String)", each(func(e *T) []string {
 		if values := get(e); values != nil {
 			return values
 		}
@@ -164,9 +168,9 @@ func inRange(name string, t time.Time) error {
 }
 
 // instant is a time in microseconds; one that is not set becomes 1970.
-func instant(name string, get func(*event.Event) time.Time) column {
+func instant[T any](name string, get func(*T) time.Time) column[T] {
 	fill := all(get)
-	return column{name, "DateTime64(6, 'UTC')", func(to lib.BatchColumn, rows []event.Event) error {
+	return column[T]{name, "DateTime64(6, 'UTC')", func(to lib.BatchColumn, rows []T) error {
 		for i := range rows {
 			if err := inRange(name, get(&rows[i])); err != nil {
 				return err
@@ -176,8 +180,8 @@ func instant(name string, get func(*event.Event) time.Time) column {
 	}}
 }
 
-func maybeInstant(name string, get func(*event.Event) time.Time) column {
-	return column{name, "Nullable(DateTime64(6, 'UTC'))", func(to lib.BatchColumn, rows []event.Event) error {
+func maybeInstant[T any](name string, get func(*T) time.Time) column[T] {
+	return column[T]{name, "Nullable(DateTime64(6, 'UTC'))", func(to lib.BatchColumn, rows []T) error {
 		values := make([]*time.Time, len(rows))
 		for i := range rows {
 			t := get(&rows[i])
@@ -192,9 +196,10 @@ func maybeInstant(name string, get func(*event.Event) time.Time) column {
 	}}
 }
 
-// eventColumns lists the columns of events in the order of the struct.
-func eventColumns() []column {
-	return []column{
+// eventColumns lists the columns of events in the order of the struct. Names are
+// those of the fields in JSON.
+func eventColumns() []column[event.Event] {
+	return []column[event.Event]{
 		number("schema_version", func(e *event.Event) int32 { return e.SchemaVersion }),
 		{"event_id", "UUID", all(func(e *event.Event) uuid.UUID { return uuid.UUID(e.ID) })},
 		word("event_type", func(e *event.Event) string { return string(e.Type) }),

@@ -112,7 +112,8 @@ func TestMigrations_place(t *testing.T) {
 	for _, part := range []string{
 		"ENGINE = ReplicatedMergeTree\n", "ENGINE = ReplicatedSummingMergeTree(events)",
 		"`mailriver`.`events_local` ON CLUSTER 'blue'", "Distributed('blue', 'mailriver', 'events_local'",
-		"replicated_deduplication_window = 10000",
+		"replicated_deduplication_window = 10000", "ENGINE = ReplicatedReplacingMergeTree(state_offset, deleted)",
+		"Distributed('blue', 'mailriver', 'suppression_states_local', cityHash64(address))",
 	} {
 		if !strings.Contains(cluster, part) {
 			t.Errorf("on a cluster the migrations lack %q", part)

@@ -34,15 +34,18 @@ func TestServer(t *testing.T) {
 		clickhousetest.Conform(t, func(t *testing.T) clickhousetest.Sink { return clickhousetest.Open(t, server) })
 	})
 	for name, test := range map[string]func(*testing.T, string){
-		"migrate":         testMigrate,
-		"migrate by half": testMigrateHalf,
-		"every column":    testEveryColumn,
-		"range of times":  testRangeOfTimes,
-		"query":           testQuery,
-		"failing view":    testFailingView,
-		"views":           testViews,
-		"many partitions": testManyPartitions,
-		"unknown table":   testUnknownTable,
+		"migrate":                      testMigrate,
+		"migrate by half":              testMigrateHalf,
+		"every column":                 testEveryColumn,
+		"range of times":               testRangeOfTimes,
+		"query":                        testQuery,
+		"failing view":                 testFailingView,
+		"views":                        testViews,
+		"many partitions":              testManyPartitions,
+		"unknown table":                testUnknownTable,
+		"suppressions":                 testSuppressions,
+		"every column of suppressions": testSuppressionColumns,
+		"refused suppressions":         testRefusedSuppressions,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, server) })
 	}

@@ -42,20 +42,15 @@ func newFold(p *model.Policy, states *replica.Copy, deps Deps, events *eventavro
 }
 
 // handle implements the Handle of [kafka.Transactor].
-func (f *fold) handle(ctx context.Context, batch []*kgo.Record) (kafka.Outcome, error) {
-	var partitions []int32
-	for _, r := range batch {
-		if !slices.Contains(partitions, r.Partition) {
-			partitions = append(partitions, r.Partition)
-		}
-	}
+func (f *fold) handle(ctx context.Context, records []*kgo.Record) (kafka.Outcome, error) {
+	partitions := replica.Inputs(records)
 	if err := f.states.Complete(ctx, partitions); err != nil {
 		return kafka.Outcome{}, err
 	}
-	b := &states{fold: f, byKey: map[string]*held{}}
+	b := f.newBatch()
 	t := newTally()
 	var letters []*kgo.Record
-	for _, r := range batch {
+	for _, r := range records {
 		err := f.one(ctx, b, r, t)
 		if reason, permanent := fault.Reason(err); permanent {
 			t.dead[reason]++
@@ -68,7 +63,7 @@ func (f *fold) handle(ctx context.Context, batch []*kgo.Record) (kafka.Outcome, 
 			return kafka.Outcome{}, fmt.Errorf("%s: %w", kafka.Origin(r), err)
 		}
 	}
-	changed, err := b.records()
+	changed, err := f.records(b)
 	if err != nil {
 		return kafka.Outcome{}, err
 	}
@@ -94,7 +89,7 @@ func (f *fold) handle(ctx context.Context, batch []*kgo.Record) (kafka.Outcome, 
 // one folds the event of one record. A permanent error is about the record, or
 // about a state that it would change and that cannot be read: writing that state
 // anew would forget what it says.
-func (f *fold) one(ctx context.Context, b *states, r *kgo.Record, t *tally) error {
+func (f *fold) one(ctx context.Context, b *batch, r *kgo.Record, t *tally) error {
 	decoded, err := f.events.Decode(ctx, r.Value)
 	if err != nil {
 		return err
@@ -117,14 +112,14 @@ func (f *fold) one(ctx context.Context, b *states, r *kgo.Record, t *tally) erro
 		if i == 0 {
 			t.meant[string(p.Fact.Effect)]++
 		}
-		h, err := b.get(ctx, model.State{Address: e.RecipientNormalized, ScopeKind: p.ScopeKind, ScopeID: p.ScopeID})
+		h, err := f.get(ctx, b, model.State{Address: e.RecipientNormalized, ScopeKind: p.ScopeKind, ScopeID: p.ScopeID})
 		if err != nil {
 			return err
 		}
-		if p.Fact.Effect == model.Confirm && !f.has(h.state, p.Fact) {
+		if p.Fact.Effect == model.Confirm && !f.has(h.State, p.Fact) {
 			t.drift[e.Provider]++
 		}
-		h.add(p.Fact)
+		add(h, p.Fact)
 	}
 	return nil
 }
@@ -137,7 +132,7 @@ func (f *fold) has(s model.State, confirmed model.Fact) bool {
 
 // takeBack neutralizes what earlier revisions of a corrected event said in
 // scopes about which this one says nothing.
-func (f *fold) takeBack(ctx context.Context, b *states, e *event.Event, placed []model.Placed) error {
+func (f *fold) takeBack(ctx context.Context, b *batch, e *event.Event, placed []model.Placed) error {
 	f.mu.Lock()
 	wrote := make(map[int32]int64, len(f.wrote))
 	for partition, offset := range f.wrote {
@@ -157,97 +152,72 @@ func (f *fold) takeBack(ctx context.Context, b *states, e *event.Event, placed [
 	if err != nil {
 		return err
 	}
-	for key := range b.byKey {
-		if len(key) > len(spelling) && key[:len(spelling)] == string(spelling) && !slices.Contains(keys, key) {
+	for _, key := range b.Loaded(string(spelling)) {
+		if !slices.Contains(keys, key) {
 			keys = append(keys, key)
 		}
 	}
 	for _, key := range keys {
-		h, err := b.load(ctx, key)
+		h, err := b.Load(ctx, key)
 		if err != nil {
 			return err
 		}
-		old, known := h.state.Find(e.ID)
+		old, known := h.State.Find(e.ID)
 		again := slices.ContainsFunc(placed, func(p model.Placed) bool {
-			return p.ScopeKind == h.state.ScopeKind && p.ScopeID == h.state.ScopeID
+			return p.ScopeKind == h.State.ScopeKind && p.ScopeID == h.State.ScopeID
 		})
 		if !known || old.Revision >= e.Revision || again {
 			continue
 		}
 		old.Effect, old.Revision = model.None, e.Revision
-		h.add(old)
+		add(h, old)
 	}
 	return nil
 }
 
-// states are those that a batch has touched.
-type states struct {
-	*fold
-	byKey map[string]*held
-	order []string
+// batch is the states that a batch of events touches.
+type batch = replica.Batch[model.State]
+
+func (f *fold) newBatch() *batch {
+	return replica.NewBatch(f.states, func(ctx context.Context, value []byte) (model.State, error) {
+		record, err := f.whole.Decode(ctx, value)
+		if err != nil {
+			return model.State{}, fmt.Errorf("state: %w", err)
+		}
+		return record.State, nil
+	})
 }
 
-type held struct {
-	state   model.State
-	changed bool
-}
-
-func (h *held) add(f model.Fact) {
-	next := h.state.Add(f)
-	if slices.Equal(next.Facts, h.state.Facts) {
+func add(h *replica.Held[model.State], f model.Fact) {
+	next := h.State.Add(f)
+	if slices.Equal(next.Facts, h.State.Facts) {
 		return // known already
 	}
-	h.state, h.changed = next, true
+	h.State, h.Changed = next, true
 }
 
 // get returns the state of an address and scope, which may be new.
-func (b *states) get(ctx context.Context, of model.State) (*held, error) {
-	key := string(localKey(b.policy, of.Key(), of.Address))
-	h, err := b.load(ctx, key)
+func (f *fold) get(ctx context.Context, b *batch, of model.State) (*replica.Held[model.State], error) {
+	h, err := b.Load(ctx, string(localKey(f.policy, of.Key(), of.Address)))
 	if err != nil {
 		return nil, err
 	}
-	if h.state.Address == "" {
-		h.state = of
+	if h.State.Address == "" {
+		h.State = of
 	}
-	return h, nil
-}
-
-func (b *states) load(ctx context.Context, key string) (*held, error) {
-	if h, ok := b.byKey[key]; ok {
-		return h, nil
-	}
-	h := &held{}
-	value, ok, err := b.fold.states.Current([]byte(key))
-	if err != nil {
-		return nil, err
-	}
-	if ok {
-		record, err := b.whole.Decode(ctx, value)
-		if err != nil {
-			return nil, fmt.Errorf("state: %w", err)
-		}
-		h.state = record.State
-	}
-	b.byKey[key] = h
-	b.order = append(b.order, key)
 	return h, nil
 }
 
 // records returns the states that have changed, in the order of their events.
-func (b *states) records() ([]*kgo.Record, error) {
+func (f *fold) records(b *batch) ([]*kgo.Record, error) {
 	var records []*kgo.Record
-	for _, key := range b.order {
-		h := b.byKey[key]
-		if !h.changed {
-			continue
-		}
-		record := suppressionavro.NewRecord(h.state, b.policy, b.fingerprint)
-		value, err := b.deps.Encoder.Append(nil, &record)
+	for h := range b.Changes() {
+		record := suppressionavro.NewRecord(h.State, f.policy, f.fingerprint)
+		value, err := f.deps.Encoder.Append(nil, &record)
 		if err != nil {
 			return nil, fmt.Errorf("state: %w", err)
 		}
-		records = append(records, &kgo.Record{Topic: b.deps.Topics.Suppressions, Key: []byte(h.state.Key()), Value: value})
+		records = append(records, &kgo.Record{Topic: f.deps.Topics.Suppressions, Key: []byte(h.State.Key()), Value: value})
 	}
 	return records, nil
 }

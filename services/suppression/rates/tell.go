@@ -94,7 +94,7 @@ type teller struct {
 // more, and what they told is in the topic. Then it reads that, and the counters
 // up to now. Only then it judges: half of the counters would be false alarms.
 func (s *Service) tell(ctx context.Context) error {
-	publisher, err := s.deps.Clients.Publisher(ctx, s.cfg.Group+".alerts")
+	publisher, err := s.deps.Clients.Publisher(ctx, "mailriver.alerts."+s.deps.Topics.Alerts)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type Topics struct {
 	Suppressions string // state of each suppressed address
 	Rates        string // counters by sender domain and hour
 	Alerts       string // crossings of complaint and bounce rates
+	LeadScores   string // where each recipient stands
+	LeadSignals  string // stages that were entered or left
 }
 
 // Topics returns the names under the configured prefix.
@@ -36,6 +38,8 @@ func (c Config) Topics() Topics {
 		Suppressions: c.TopicPrefix + "suppressions.v1",
 		Rates:        c.TopicPrefix + "rates.v1",
 		Alerts:       c.TopicPrefix + "alerts.v1",
+		LeadScores:   c.TopicPrefix + "lead-scores.v1",
+		LeadSignals:  c.TopicPrefix + "lead-signals.v1",
 	}
 }
 

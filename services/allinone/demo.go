@@ -120,6 +120,7 @@ func (d *demo) config(dir string, environ []string) (receiver, certHost string, 
 	cfg.Receiver.HTTP.Addr = ports[0]
 	cfg.Admin.Addr = ports[2]
 	cfg.Suppression.API.HTTP.Addr = "127.0.0.1:0"
+	cfg.Leadscoring.API.HTTP.Addr = "127.0.0.1:0"
 	cfg.Kafka.Brokers = []string{"127.0.0.1:0"}
 	cfg.Registry.URL = "http://127.0.0.1:0"
 	cfg.ClickHouse.URL = "http://127.0.0.1:0/mailriver"

@@ -153,11 +153,13 @@ Mailriver is ready. Data is in %s.
 
   webhooks      POST %s/webhooks/{source}
   suppressions  %s/v1/suppressions/{address}
+  leads         %s/v1/leads/{address}
   metrics       %s/metrics   /livez   /readyz
   Kafka         %s
   registry      %s
   ClickHouse    %s
-`, s.config.DataDir, receiver, assembly.LocalURL(s.config.Suppression.API.HTTP.Addr), assembly.LocalURL(s.config.Admin.Addr), s.env.Brokers[0], s.env.RegistryURL, s.env.ClickHouseURL)
+`, s.config.DataDir, receiver, assembly.LocalURL(s.config.Suppression.API.HTTP.Addr),
+		assembly.LocalURL(s.config.Leadscoring.API.HTTP.Addr), assembly.LocalURL(s.config.Admin.Addr), s.env.Brokers[0], s.env.RegistryURL, s.env.ClickHouseURL)
 
 	config := ""
 	if s.file != assembly.DefaultFile {

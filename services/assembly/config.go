@@ -16,6 +16,7 @@ import (
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/telemetry"
 	"mailriver/pkg/unsubscribe"
+	"mailriver/services/leadscoring"
 	"mailriver/services/loader"
 	"mailriver/services/normalizer"
 	"mailriver/services/receiver"
@@ -51,6 +52,7 @@ type Config struct {
 
 	Unsubscribe unsubscribe.Config `yaml:"unsubscribe"`
 	Suppression suppression.Config `yaml:"suppression"`
+	Leadscoring leadscoring.Config `yaml:"leadscoring"`
 
 	// environ is where ${env:NAME} of a secret is looked up.
 	environ []string
@@ -71,6 +73,7 @@ func DefaultConfig() Config {
 		Loader:     loader.DefaultConfig(),
 
 		Suppression: suppression.DefaultConfig(),
+		Leadscoring: leadscoring.DefaultConfig(),
 	}
 }
 
@@ -115,6 +118,7 @@ func (c Config) Validate() error {
 		{"loader", c.Loader.Validate()},
 		{"unsubscribe", c.Unsubscribe.Validate()},
 		{"suppression", c.Suppression.Validate()},
+		{"leadscoring", c.Leadscoring.Validate()},
 	} {
 		problems.Add(config.Prefix(section.name+".", section.err))
 	}

@@ -92,6 +92,8 @@ func values(topics kafka.Topics) []struct{ topic, schema string } {
 		{topics.Events, schemas.EmailEventV1},
 		{topics.Suppressions, schemas.SuppressionV1},
 		{topics.Alerts, schemas.AlertV1},
+		{topics.LeadScores, schemas.LeadScoreV1},
+		{topics.LeadSignals, schemas.LeadSignalV1},
 	}
 }
 

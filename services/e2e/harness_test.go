@@ -89,6 +89,7 @@ type river struct {
 	clickhouse string // URL
 	registry   string // URL
 	list       string // URL of the suppression API
+	leads      string // URL of the lead scoring API
 	kafka      string // address
 	certHost   string
 	certs      *simulate.CertServer
@@ -99,9 +100,9 @@ type river struct {
 func newRiver(t *testing.T, extraConfig string) *river {
 	t.Helper()
 	r := &river{t: t, dir: t.TempDir(), library: library(t)}
-	ports := freePorts(t, 6)
+	ports := freePorts(t, 7)
 	r.receiver, r.admin, r.clickhouse, r.registry = "http://"+ports[0], "http://"+ports[1], "http://"+ports[2], "http://"+ports[3]
-	r.kafka, r.list = ports[4], "http://"+ports[5]
+	r.kafka, r.list, r.leads = ports[4], "http://"+ports[5], "http://"+ports[6]
 	keys, err := simulate.GenerateKeys(filepath.Join(r.dir, "keys"))
 	if err != nil {
 		t.Fatal(err)
@@ -121,8 +122,8 @@ func newRiver(t *testing.T, extraConfig string) *river {
 	})
 	r.certHost = r.certs.Host()
 	text := fmt.Sprintf("data_dir: %q\nkafka: { brokers: [%q] }\nregistry: { url: %q }\nclickhouse: { url: %q }\nadmin: { addr: %q }\nreceiver: { addr: %q }\n"+
-		"suppression: { api: { addr: %q } }\n",
-		r.dir, r.kafka, r.registry, r.clickhouse+"/mailriver", ports[1], ports[0], ports[5]) + extraConfig + "\n" + keys.ConfigYAML(r.receiver, r.certHost)
+		"suppression: { api: { addr: %q } }\nleadscoring: { api: { addr: %q } }\n",
+		r.dir, r.kafka, r.registry, r.clickhouse+"/mailriver", ports[1], ports[0], ports[5], ports[6]) + extraConfig + "\n" + keys.ConfigYAML(r.receiver, r.certHost)
 	r.config = filepath.Join(r.dir, "mailriver.yaml")
 	if err := os.WriteFile(r.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

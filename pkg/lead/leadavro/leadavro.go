@@ -46,6 +46,16 @@ type (
 	SignalDecoder = avro.Decoder[Signal]
 )
 
+// NewSignal returns the signal of a crossing by an event. Its id is the same
+// whenever it is made.
+func NewSignal(e *event.Event, c lead.Crossing) Signal {
+	return Signal{
+		ID: event.NewID("lead", c.Profile, e.RecipientNormalized, c.Stage, Direction(c.Up), e.ID.String()), Recipient: e.RecipientNormalized,
+		Crossing: c, OccurredAt: e.OccurredAt, EventID: e.ID, EventType: e.Type, Provider: e.Provider, Source: e.Source,
+		CampaignID: e.CampaignID, URL: e.URL,
+	}
+}
+
 // NewEncoder returns the encoder for this build's schema of a score and its
 // registered id.
 func NewEncoder(id int) (*Encoder, error) {

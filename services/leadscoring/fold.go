@@ -1,0 +1,155 @@
+package leadscoring
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"mailriver/pkg/event"
+	"mailriver/pkg/fault"
+	"mailriver/pkg/kafka"
+	"mailriver/pkg/lead"
+	"mailriver/pkg/lead/leadavro"
+	"mailriver/pkg/replica"
+)
+
+// stage is the name of this service in dead letters.
+const stage = "leadscoring"
+
+// fold turns a batch of events into new states and signals.
+type fold struct {
+	*Service
+	fingerprint string
+	states      *replica.Copy
+	scores      *leadavro.Decoder
+}
+
+func newFold(s *Service, states *replica.Copy) *fold {
+	return &fold{
+		Service: s, fingerprint: s.rules.Fingerprint(), states: states, scores: leadavro.NewDecoder(s.deps.Schemas),
+	}
+}
+
+type batch = replica.Batch[lead.State]
+
+// handle implements the Handle of [kafka.Transactor].
+func (f *fold) handle(ctx context.Context, records []*kgo.Record) (kafka.Outcome, error) {
+	partitions := replica.Inputs(records)
+	if err := f.states.Complete(ctx, partitions); err != nil {
+		return kafka.Outcome{}, err
+	}
+	b := replica.NewBatch(f.states, func(ctx context.Context, value []byte) (lead.State, error) {
+		record, err := f.scores.Decode(ctx, value)
+		if err != nil {
+			return lead.State{}, fmt.Errorf("state: %w", err)
+		}
+		return record.State, nil
+	})
+	t := newTally()
+	var others []*kgo.Record // signals and dead letters
+	for _, r := range records {
+		signals, err := f.one(ctx, b, r, t)
+		if reason, permanent := fault.Reason(err); permanent {
+			t.dead[reason]++
+			others = append(others, kafka.DeadLetter(f.deps.Topics.Dead, r, kafka.Letter{
+				Stage: stage, Origin: kafka.Origin(r), Err: err, Value: r.Value,
+			}))
+			continue
+		}
+		if err != nil {
+			return kafka.Outcome{}, fmt.Errorf("%s: %w", kafka.Origin(r), err)
+		}
+		others = append(others, signals...)
+	}
+	changed, err := f.changed(b)
+	if err != nil {
+		return kafka.Outcome{}, err
+	}
+	t.states = int64(len(changed))
+	return kafka.Outcome{
+		Records: append(changed[:len(changed):len(changed)], others...),
+		Check:   func(context.Context) error { return f.states.Intact(partitions) },
+		Done: func(committed bool) {
+			if committed {
+				f.states.Wrote(changed)
+				f.metrics.folded(ctx, t, f.deps.Now())
+			}
+		},
+	}, nil
+}
+
+// one folds the event of one record and returns its signals.
+func (f *fold) one(ctx context.Context, b *batch, r *kgo.Record, t *tally) ([]*kgo.Record, error) {
+	e, err := f.events.Decode(ctx, r.Value)
+	if err != nil {
+		return nil, err
+	}
+	if t.oldest.IsZero() || e.ReceivedAt.Before(t.oldest) {
+		t.oldest = e.ReceivedAt
+	}
+	o := f.rules.Observe(&e)
+	for _, failure := range o.Failures {
+		t.failures[ruleLabel{failure.Profile, failure.Rule}]++
+	}
+	if o.Skipped != "" && o.Contribution.EventID.IsZero() {
+		t.events[o.Skipped]++
+		return nil, nil
+	}
+	h, err := b.Load(ctx, e.RecipientNormalized)
+	if err != nil {
+		return nil, err
+	}
+	if h.State.Recipient == "" {
+		h.State.Recipient = e.RecipientNormalized
+	}
+	before := h.State
+	after, changed := f.rules.Add(before, &o)
+	if !changed {
+		t.events["known"]++
+		return nil, nil
+	}
+	h.State, h.Changed = after, true
+	t.events["scored"]++
+	if o.Contribution.EventID.IsZero() {
+		return nil, nil
+	}
+	return f.signals(&e, &before, &after, &o.Contribution, t)
+}
+
+// signals returns the records that say what an event crossed. One that is old,
+// as in a replay, or a correction says nothing: whoever acts on signals acted
+// then, or should not now.
+func (f *fold) signals(e *event.Event, before, after *lead.State, c *lead.Contribution, t *tally) ([]*kgo.Record, error) {
+	var records []*kgo.Record
+	for _, crossing := range f.rules.Crossings(before, after, c) {
+		label := signalLabel{crossing.Profile, crossing.Stage, leadavro.Direction(crossing.Up), "signaled"}
+		if e.Revision > 0 || f.deps.Now().Sub(e.OccurredAt) > f.cfg.MaxAge {
+			label.outcome = "old"
+			t.signals[label]++
+			continue
+		}
+		t.signals[label]++
+		signal := leadavro.NewSignal(e, crossing)
+		value, err := f.deps.Signals.Append(nil, &signal)
+		if err != nil {
+			return nil, fmt.Errorf("signal: %w", err)
+		}
+		records = append(records, &kgo.Record{Topic: f.deps.Topics.LeadSignals, Key: []byte(signal.Recipient), Value: value})
+	}
+	return records, nil
+}
+
+// changed returns the states that have changed.
+func (f *fold) changed(b *batch) ([]*kgo.Record, error) {
+	var records []*kgo.Record
+	for h := range b.Changes() {
+		record := leadavro.Record{State: h.State, Standings: f.rules.Standings(&h.State), Rules: f.fingerprint}
+		value, err := f.deps.Scores.Append(nil, &record)
+		if err != nil {
+			return nil, fmt.Errorf("state: %w", err)
+		}
+		records = append(records, &kgo.Record{Topic: f.deps.Topics.LeadScores, Key: []byte(h.State.Recipient), Value: value})
+	}
+	return records, nil
+}

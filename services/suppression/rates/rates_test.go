@@ -575,7 +575,7 @@ func TestAlerts_takeover(t *testing.T) {
 // the transactional id the crossing is told twice.
 func TestTell_twoBelieveTheyAreIt(t *testing.T) {
 	w := newWorld(t)
-	stop, _ := w.start("counts") // it is asked who tells; here nobody asks
+	stop, _ := w.start("before")
 	w.put("old.example", w.clock(), Counts{Delivered: 100, Complained: 1})
 	w.told("old.example", "complaint ok>critical")
 	w.balanced()
@@ -661,6 +661,26 @@ func TestCounts_unreadable(t *testing.T) {
 		got := counter(t, reader, "mailriver.suppression.rates.unreadable", "")[""]
 		return got == 1, fmt.Sprintf("%d records are unreadable, want 1", got)
 	})
+}
+
+// It is not ready before it is connected.
+func TestReady(t *testing.T) {
+	w := newWorld(t)
+	s, _ := w.service("a")
+	if err := s.Ready(t.Context()); err == nil {
+		t.Error("Ready() before Run = nil, want an error")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	w.await(func() (bool, string) {
+		err := s.Ready(context.Background())
+		return err == nil, fmt.Sprintf("Ready() = %v, want nil", err)
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("Run() = %v, want nil", err)
+	}
 }
 
 // Switched off, it does nothing and is ready.

@@ -169,7 +169,7 @@ func (l *list) current() (asOf string, err error) {
 	if at.IsZero() {
 		return "", api.Unavailable(retryRead, "the list is being read and not complete yet")
 	}
-	return at.UTC().Format(time.RFC3339Nano), nil
+	return at.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano), nil // as the copy stores it
 }
 
 // known returns the folded form of the address in the path.

@@ -164,6 +164,8 @@ type importing struct {
 	actor   string
 	now     time.Time
 	waiting []mailriver.Change
+	last    int // line of the last entry that waits
+	takenTo int // line of the last entry that was taken
 	report  Imported
 }
 
@@ -189,6 +191,7 @@ func (in *importing) all() error {
 			in.bad(in.reader.Line(), problem.Field, problem.Detail)
 			continue
 		}
+		in.last = in.reader.Line()
 		if in.waiting = append(in.waiting, ch); len(in.waiting) < perWrite {
 			continue
 		}
@@ -281,6 +284,7 @@ func (in *importing) write() error {
 	}
 	in.metrics.changed(ctx, mailriver.OriginImport, mailriver.ActionAdd, int64(len(in.waiting)))
 	in.report.Taken += len(in.waiting)
+	in.takenTo = in.last
 	in.waiting = in.waiting[:0]
 	return nil
 }
@@ -290,8 +294,8 @@ func (in *importing) write() error {
 func (in *importing) stopped(err, reading error) error {
 	taken := "no entry was taken"
 	if in.report.Taken > 0 {
-		taken = fmt.Sprintf("%d entries before line %d were taken; "+
-			"importing the whole file again is safe, since the same line is the same change", in.report.Taken, in.reader.Line()+1)
+		taken = fmt.Sprintf("%d entries, to line %d, were taken; "+
+			"importing the whole file again is safe, since the same line is the same change", in.report.Taken, in.takenTo)
 	}
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](reading); ok {
 		return api.NewProblem(http.StatusRequestEntityTooLarge, "the body has more than %d bytes; %s", tooLarge.Limit, taken)

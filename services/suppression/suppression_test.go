@@ -54,6 +54,7 @@ type replica struct {
 	service  *suppression.Service
 	document *apitest.Document // against which every answer is held
 	url      string
+	plain    string // the same without the document, which knows no lines of JSON
 	client   *http.Client
 	stop     func()
 }
@@ -98,13 +99,14 @@ func launch(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*
 	service.Routes(engine)
 	document := apitest.Open(t, suppression.OpenAPI)
 	document.Routes(t, engine.Routes())
-	server := httptest.NewServer(document.Handler(t, engine))
+	server, plain := httptest.NewServer(document.Handler(t, engine)), httptest.NewServer(engine)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- service.Run(ctx) }()
-	r := &replica{t: t, service: service, document: document, url: server.URL, client: server.Client()}
+	r := &replica{t: t, service: service, document: document, url: server.URL, plain: plain.URL, client: server.Client()}
 	r.stop = sync.OnceFunc(func() {
 		server.Close()
+		plain.Close()
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run() = %v, want nil after the context ended", err)
@@ -141,11 +143,16 @@ type answer struct {
 // send makes a request. A body is JSON unless the header says otherwise.
 func (r *replica) send(method, path, body string, header ...string) answer {
 	r.t.Helper()
-	req, err := http.NewRequestWithContext(context.Background(), method, r.url+path, strings.NewReader(body))
+	return r.sendTo(r.url, method, path, strings.NewReader(body), body != "", header...)
+}
+
+func (r *replica) sendTo(url, method, path string, body io.Reader, json bool, header ...string) answer {
+	r.t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), method, url+path, body)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if body != "" {
+	if json {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	for i := 0; i < len(header); i += 2 {

@@ -13,8 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"mailriver/pkg/httpcall"
 )
 
 // Transport says how APIs are reached. The zero value is right for production;
@@ -146,7 +146,7 @@ func NewCaller(cfg CallerConfig, t Transport) (*Caller, error) {
 	t = t.withDefaults()
 	return &Caller{cfg: cfg, base: base, t: t, client: &http.Client{
 		Transport:     t.RoundTripper,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: httpcall.NoRedirects,
 	}}, nil
 }
 
@@ -288,7 +288,7 @@ func (c *Caller) call(ctx context.Context, method string, u *url.URL, body any,
 			return err
 		}
 		if wait <= 0 {
-			wait = c.backoff(attempt)
+			wait = backoff.Wait(attempt, c.t.Jitter())
 		}
 		if sleepErr := c.t.Sleep(ctx, min(wait, c.t.MaxWait)); sleepErr != nil {
 			return errors.Join(err, sleepErr)
@@ -296,12 +296,8 @@ func (c *Caller) call(ctx context.Context, method string, u *url.URL, body any,
 	}
 }
 
-// backoff doubles from half a second to half a minute. Half of it is random, so
-// that several that failed together do not come back together.
-func (c *Caller) backoff(attempt int) time.Duration {
-	most := min(500*time.Millisecond<<min(attempt-1, 10), 30*time.Second)
-	return most/2 + time.Duration(c.t.Jitter()*float64(most/2))
-}
+// backoff doubles up to half a minute.
+var backoff = httpcall.Backoff{First: 500 * time.Millisecond, Most: 30 * time.Second, Factor: 2}
 
 // attempt sends a request once. wait is what the provider asks for.
 func (c *Caller) attempt(ctx context.Context, method string, u *url.URL, payload []byte,
@@ -326,10 +322,7 @@ func (c *Caller) attempt(ctx context.Context, method string, u *url.URL, payload
 	}
 	response, err := c.client.Do(request)
 	if err != nil {
-		if inURL, ok := errors.AsType[*url.Error](err); ok {
-			err = inURL.Err // it would repeat the query
-		}
-		return true, 0, where(c.redacted(err))
+		return true, 0, where(c.redacted(httpcall.Cause(err)))
 	}
 	defer response.Body.Close()
 	if response.StatusCode >= 200 && response.StatusCode < 300 {
@@ -355,13 +348,8 @@ func (c *Caller) attempt(ctx context.Context, method string, u *url.URL, payload
 // asked is how long the provider asks to be left alone. 0: it does not say.
 func (c *Caller) asked(header http.Header) time.Duration {
 	now := c.t.Now()
-	if text := header.Get("Retry-After"); text != "" {
-		if seconds, err := strconv.Atoi(text); err == nil {
-			return time.Duration(min(max(seconds, 0), 1<<30)) * time.Second
-		}
-		if at, err := http.ParseTime(text); err == nil {
-			return at.Sub(now)
-		}
+	if wait, asked := httpcall.RetryAfter(header, now); asked {
+		return wait
 	}
 	if c.cfg.ResetHeader != "" {
 		if second, err := strconv.ParseInt(header.Get(c.cfg.ResetHeader), 10, 64); err == nil {
@@ -390,21 +378,7 @@ func (c *Caller) redact(text string) string {
 			text = strings.ReplaceAll(text, secret, "***")
 		}
 	}
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, strings.ToValidUTF8(text, "?"))
-	const most = 300
-	if len(text) > most {
-		for cut := most; ; cut-- {
-			if utf8.RuneStart(text[cut]) {
-				return text[:cut] + "..."
-			}
-		}
-	}
-	return strings.TrimSpace(text)
+	return httpcall.Excerpt(text, 300)
 }
 
 // errTooLong is returned for an answer over the bound.

@@ -54,6 +54,9 @@ var bursts = [...]struct { //nolint:gochecknoglobals // a table
 	{6, 5 * time.Second},
 }
 
+// OverTimeCodes lists the codes that [OverTime] can give.
+func OverTimeCodes() []string { return []string{BeforeDelivery, FastClick, ManyLinks, OpenWithClick} }
+
 // Engagement is an open or a click. Others are ignored.
 type Engagement struct {
 	At      time.Time
@@ -159,30 +162,29 @@ func markSpeed(all []Engagement, group []int, delivered time.Time, found []mark)
 }
 
 // markTogether marks opens and clicks that are close to each other. The group is
-// in order of time, so the nearest of the other type is enough to look at.
+// in order of time, so the nearest of the other type on each side is enough.
 func markTogether(all []Engagement, group []int, delivered time.Time, found []mark) {
-	last := map[event.Type][]int{}
-	for _, i := range group {
-		after := all[i].At.Sub(delivered)
-		if after < -handover || after >= soon {
-			continue
+	var opened, clicked time.Time // the last one seen
+	look := func(i int) {
+		e := &all[i]
+		if after := e.At.Sub(delivered); after < -handover || after >= soon {
+			return
 		}
-		other := event.Opened
-		if all[i].Type == event.Opened {
-			other = event.Clicked
+		mine, other := &opened, clicked
+		if e.Type == event.Clicked {
+			mine, other = &clicked, opened
 		}
-		near := last[other]
-		for len(near) > 0 {
-			j := near[len(near)-1]
-			if all[i].At.Sub(all[j].At) >= together {
-				break
-			}
+		*mine = e.At
+		if !other.IsZero() && e.At.Sub(other).Abs() < together {
 			found[i] |= markOpenClick
-			found[j] |= markOpenClick
-			near = near[:len(near)-1] // marked: nothing more to learn of it
 		}
-		last[other] = near
-		last[all[i].Type] = append(last[all[i].Type], i)
+	}
+	for _, i := range group {
+		look(i)
+	}
+	opened, clicked = time.Time{}, time.Time{}
+	for _, i := range slices.Backward(group) {
+		look(i)
 	}
 }
 

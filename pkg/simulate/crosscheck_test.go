@@ -13,6 +13,7 @@ import (
 	"mailriver/pkg/esp/postmark"
 	"mailriver/pkg/esp/sendgrid"
 	"mailriver/pkg/esp/ses"
+	"mailriver/pkg/machine"
 	"mailriver/pkg/simulate"
 )
 
@@ -47,9 +48,12 @@ func TestParsersAgree(t *testing.T) {
 					t.Fatalf("Parse() = %d events, %v, %v, want %d events of\n%.800s", len(got.Events), got.Rejected, err, len(r.Truth), r.Body)
 				}
 				for i, want := range r.Truth {
-					// The normalizer fills these two in.
+					// The normalizer fills these in.
 					got.Events[i].RecipientNormalized = want.RecipientNormalized
 					got.Events[i].RecipientDomain = want.RecipientDomain
+					if verdict, evidence := machine.Stateless(&got.Events[i]); verdict != "" {
+						got.Events[i].Machine, got.Events[i].MachineEvidence = verdict, evidence
+					}
 					for _, diff := range simulate.Compare(want, got.Events[i]) {
 						key := string(want.Type) + diff.Field
 						if shown[key]++; shown[key] == 1 {

@@ -289,10 +289,8 @@ func (d *mailgun) setReader(e *event.Event, o *object, r reader) {
 		o.str("bot", r.bot)
 	})
 	e.ClientIP, e.UserAgent, e.ClientName, e.OSName, e.DeviceType = r.ip, r.agent, r.client, r.os, device
-	e.BotName, e.Machine = r.bot, event.MachineUnknown
-	if r.bot != "" {
-		e.Machine, e.MachineEvidence = event.MachineYes, []string{event.EvidenceProviderFlag}
-	}
+	e.BotName = r.bot
+	r.judge(e, true)
 }
 
 // setExtras writes what every event ends with, in the shapes that occur.

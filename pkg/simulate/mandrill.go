@@ -270,7 +270,7 @@ func (d *mandrill) history(o *object, m *message, s step, what happening, name s
 func (d *mandrill) setReader(e *event.Event, o *object, r reader) {
 	o.str("ip", r.ip)
 	o.str("user_agent", r.agent)
-	e.ClientIP, e.UserAgent, e.Machine = r.ip, r.agent, event.MachineUnknown
+	e.ClientIP, e.UserAgent = r.ip, r.agent
 	if chance(d.rand, 0.05) {
 		o.null("location")
 	} else {
@@ -287,13 +287,14 @@ func (d *mandrill) setReader(e *event.Event, o *object, r reader) {
 		e.GeoCountry, e.GeoRegion, e.GeoCity = r.country, r.regionName, r.city
 	}
 	if chance(d.rand, 0.05) {
+		r.judge(e, false)
 		o.null("user_agent_parsed")
 		return
 	}
+	r.judge(e, true)
 	kind := "Browser"
 	if r.bot != "" {
 		kind = "Robot"
-		e.Machine, e.MachineEvidence = event.MachineYes, []string{event.EvidenceProviderFlag}
 	}
 	o.obj("user_agent_parsed", func(o *object) {
 		o.str("type", kind)

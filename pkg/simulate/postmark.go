@@ -258,7 +258,7 @@ func (d *postmark) setReader(e *event.Event, o *object, r reader) {
 	o.obj("Client", func(o *object) { o.str("Name", r.client); o.str("Company", r.company); o.str("Family", r.client) })
 	o.obj("OS", func(o *object) { o.str("Name", r.os); o.str("Company", "unknown"); o.str("Family", r.os) })
 	e.UserAgent, e.ClientName, e.OSName, e.DeviceType = r.agent, r.client, known(r.os), known(strings.ToLower(r.kind))
-	e.Machine = event.MachineUnknown
+	r.judge(e, false)
 	if chance(d.rand, 0.05) {
 		o.raw("Geo", "{}")
 		return

@@ -183,10 +183,7 @@ func (d *sendgrid) tell(m *message, s step, _ int) element {
 		machine := read.bot == "apple"
 		o.bool("sg_machine_open", machine)
 		o.str("sg_content_type", "html")
-		e.Machine = event.MachineUnknown
-		if machine {
-			e.Machine, e.MachineEvidence = event.MachineYes, []string{event.EvidenceProviderFlag}
-		}
+		read.judge(&e, machine)
 	case clicked:
 		native("click", event.Clicked)
 		d.setReader(&e, o, m.reader)

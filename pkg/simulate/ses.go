@@ -401,7 +401,8 @@ func (v *sesEvent) tellPublished(s step, all []person) bool {
 		v.timed(link...)
 		v.body.str("ipAddress", read.ip)
 		v.body.str("userAgent", read.agent)
-		t.ClientIP, t.UserAgent, t.Machine = read.ip, read.agent, event.MachineUnknown
+		t.ClientIP, t.UserAgent = read.ip, read.agent
+		read.judge(t, false)
 		if link != nil {
 			v.body.str("link", link[0])
 			if m.variant%8 == 1 {

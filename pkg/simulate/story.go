@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"mailriver/pkg/event"
 )
 
 // happening is what befalls a message, in words that belong to no provider.
@@ -64,6 +66,26 @@ type reader struct {
 	os                    string
 	mobile                bool
 	bot                   string // set for machines only
+
+	// What an open by this reader says where the provider does not say it.
+	machine  string
+	evidence []string
+}
+
+// judge states what Mailriver makes of an open or click by this reader. A
+// provider that marks an open by Gmail's proxy has told of the proxy, not of who
+// reads behind it.
+func (r reader) judge(e *event.Event, flagged bool) {
+	e.Machine, e.MachineEvidence = event.MachineUnknown, nil
+	switch {
+	case r.bot == "":
+	case flagged && r.machine == event.MachineYes:
+		e.Machine, e.MachineEvidence = event.MachineYes, []string{event.EvidenceProviderFlag}
+	case flagged:
+		e.MachineEvidence = append([]string{event.EvidenceProviderFlag}, r.evidence...)
+	default:
+		e.Machine, e.MachineEvidence = r.machine, r.evidence
+	}
 }
 
 type place struct {
@@ -178,11 +200,13 @@ var machines = []reader{
 	{
 		place: cupertino, ip: "198.51.100.200", agent: "Mozilla/5.0",
 		client: "Apple Mail Privacy", company: "Apple Inc.", kind: "Unknown", os: "unknown", bot: "apple",
+		machine: event.MachineYes, evidence: []string{"apple_proxy"},
 	},
 	{
 		place: cupertino, ip: "192.0.2.66",
 		agent:  "Mozilla/5.0 (Windows NT 5.1; rv:11.0) Gecko Firefox/11.0 (via ggpht.com GoogleImageProxy)",
 		client: "Gmail image proxy", company: "Google", kind: "WebMail", os: "unknown", bot: "gmail",
+		machine: event.MachineUnknown, evidence: []string{"google_proxy"},
 	},
 }
 

@@ -14,6 +14,7 @@ import (
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/fault"
 	"mailriver/pkg/kafka"
+	"mailriver/pkg/machine"
 	"mailriver/pkg/raw"
 )
 
@@ -156,6 +157,9 @@ func (t *Transformer) complete(e *event.Event, in *kgo.Record, request raw.Recor
 	for _, field := range e.Check() {
 		e.Warn(event.WarnBadVocabulary)
 		clearField(e, field)
+	}
+	if verdict, evidence := machine.Stateless(e); verdict != "" {
+		e.Machine, e.MachineEvidence = verdict, evidence
 	}
 	trimMetadata(e)
 }

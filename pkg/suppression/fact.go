@@ -246,3 +246,12 @@ var escape = strings.NewReplacer("%", "%25", "|", "%7C")
 func KeyParts(key string) (scope, address string, ok bool) {
 	return strings.Cut(key, "|")
 }
+
+// ParseKey returns the state that has this key, without its facts.
+func ParseKey(key string) (s State, ok bool) {
+	scope, address, ok := KeyParts(key)
+	kind, id, _ := strings.Cut(scope, ":")
+	return State{Address: address, ScopeKind: kind, ScopeID: unescape.Replace(id)}, ok && address != "" && kind != ""
+}
+
+var unescape = strings.NewReplacer("%7C", "|", "%25", "%")

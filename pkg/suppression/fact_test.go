@@ -376,8 +376,16 @@ func TestState_Key(t *testing.T) {
 		if scope, address, ok := suppression.KeyParts(s.Key()); !ok || scope+"|"+address != tt.want || address != s.Address {
 			t.Errorf("KeyParts(%q) = %q, %q, %t", s.Key(), scope, address, ok)
 		}
+		if got, ok := suppression.ParseKey(s.Key()); !ok || !reflect.DeepEqual(got, s) {
+			t.Errorf("ParseKey(%q) = %+v, %t, want %+v", s.Key(), got, ok, s)
+		}
 	}
 	if _, _, ok := suppression.KeyParts("address"); ok {
 		t.Error("KeyParts of what is no key = ok")
+	}
+	for _, key := range []string{"", "address", "address|", "|jane@example.com", ":news|jane@example.com"} {
+		if s, ok := suppression.ParseKey(key); ok {
+			t.Errorf("ParseKey(%q) = %+v, want no state", key, s)
+		}
 	}
 }

@@ -8,8 +8,10 @@ import (
 )
 
 // Config says how large an INSERT gets, how old its rows, and how much may wait.
+// That is for events. A table of states has the same bounds, but for sizes: a
+// quarter of them.
 type Config struct {
-	Group         string        `yaml:"group"`          // consumer group of all loaders
+	Group         string        `yaml:"group"`          // consumer group of all loaders; with a dot and the table, that of states
 	MaxRows       int           `yaml:"max_rows"`       // rows per INSERT, at most
 	MaxBytes      int           `yaml:"max_bytes"`      // bytes of Kafka records per INSERT, at most
 	MaxWait       time.Duration `yaml:"max_wait"`       // age of the oldest row when it is inserted, at most
@@ -64,6 +66,15 @@ func (c Config) Validate() error {
 // maxDrain stays below kgo's rebalance timeout of 60 s, which a drain holds up,
 // with room for the commit.
 const maxDrain = 45 * time.Second
+
+// states are the bounds of a table of states, of which there are several: their
+// topics are smaller than that of events, and what they hold comes on top.
+func (c Config) states() Config {
+	for _, size := range []*int{&c.MaxRows, &c.MaxBytes, &c.BufferRows, &c.BufferBytes} {
+		*size = max(1, *size/4)
+	}
+	return c
+}
 
 func (c Config) pending() pending.Config {
 	return pending.Config{

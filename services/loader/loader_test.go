@@ -73,15 +73,21 @@ func publish(t *testing.T, c *kafkatest.Cluster, partition int32, rows ...event.
 
 func publishRaw(t *testing.T, c *kafkatest.Cluster, partition int32, values ...[]byte) {
 	t.Helper()
+	records := make([]*kgo.Record, len(values))
+	for i, value := range values {
+		records[i] = &kgo.Record{Topic: c.Topics.Events, Partition: partition, Key: []byte("k"), Value: value}
+	}
+	produce(t, c, records...)
+}
+
+// produce writes records to the partitions that they name.
+func produce(t *testing.T, c *kafkatest.Cluster, records ...*kgo.Record) {
+	t.Helper()
 	client, err := c.Clients.Producer(kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	records := make([]*kgo.Record, len(values))
-	for i, value := range values {
-		records[i] = &kgo.Record{Topic: c.Topics.Events, Partition: partition, Key: []byte("k"), Value: value}
-	}
 	if err := client.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
@@ -100,9 +106,15 @@ func quick() loader.Config {
 	return c
 }
 
+// service is what runs: events, or states.
+type service interface {
+	Run(ctx context.Context) error
+	Ready(ctx context.Context) error
+}
+
 // process is a loader that can be killed.
 type process struct {
-	*loader.Service
+	service
 	wire    pendingtest.Wire
 	decoder decoder
 	cancel  context.CancelFunc
@@ -143,9 +155,15 @@ func start(t *testing.T, c *kafkatest.Cluster, sink loader.Sink, change ...func(
 	for _, f := range change {
 		f(&cfg, &deps)
 	}
-	if p.Service, err = loader.New(cfg, deps); err != nil {
+	if p.service, err = loader.New(cfg, deps); err != nil {
 		t.Fatal(err)
 	}
+	p.run(t)
+	return p
+}
+
+func (p *process) run(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	go func() { p.done <- p.Run(ctx) }()
@@ -155,7 +173,6 @@ func start(t *testing.T, c *kafkatest.Cluster, sink loader.Sink, change ...func(
 			t.Logf("Run() = %v", err) // of a killed one: stop has checked the others
 		}
 	})
-	return p
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -175,17 +192,22 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // nothing is pending.
 func settled(t *testing.T, c *kafkatest.Cluster, offset int64) {
 	t.Helper()
+	settledIn(t, c, "mailriver.loader", c.Topics.Events, offset)
+}
+
+func settledIn(t *testing.T, c *kafkatest.Cluster, group, topic string, offset int64) {
+	t.Helper()
 	admin, err := c.Clients.Admin()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer admin.Close()
 	eventually(t, fmt.Sprintf("offset %d is committed", offset), func() bool {
-		offsets, err := admin.FetchOffsets(t.Context(), "mailriver.loader")
+		offsets, err := admin.FetchOffsets(t.Context(), group)
 		if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // not there before anybody joins
 			t.Fatal(err)
 		}
-		o, ok := offsets.Lookup(c.Topics.Events, 0)
+		o, ok := offsets.Lookup(topic, 0)
 		return ok && o.At == offset && o.Metadata == ""
 	})
 }

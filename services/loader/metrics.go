@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"mailriver/pkg/fault"
+	"mailriver/pkg/kafka"
 	"mailriver/pkg/pending"
 )
 
@@ -24,6 +25,8 @@ type metrics struct {
 	revised     metric.Int64Counter
 	restored    metric.Int64Counter
 
+	table attribute.KeyValue
+
 	meter metric.Meter
 	held  metric.Int64ObservableGauge
 	bytes metric.Int64ObservableGauge
@@ -32,8 +35,10 @@ type metrics struct {
 	age   metric.Float64ObservableGauge
 }
 
-func newMetrics(meter metric.Meter) (*metrics, error) {
-	m := metrics{meter: meter}
+// newMetrics returns the instruments of one table. Every value has its name, as
+// the attribute table.
+func newMetrics(meter metric.Meter, table string) (*metrics, error) {
+	m := metrics{meter: meter, table: attribute.String("table", table)}
 	var errs [15]error
 	m.rows, errs[0] = meter.Int64Counter("mailriver.loader.rows",
 		metric.WithDescription("Rows that are in ClickHouse, each counted when its range is done."), metric.WithUnit("{row}"))
@@ -54,7 +59,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.deadLetters, errs[6] = meter.Int64Counter("mailriver.loader.dead_letters",
 		metric.WithDescription("Records given up, by reason."), metric.WithUnit("{record}"))
 	m.freshness, errs[7] = meter.Float64Histogram("mailriver.loader.freshness",
-		metric.WithDescription("Age of the newest row of a range, from the receipt of its webhook to ClickHouse."),
+		metric.WithDescription("Age of the newest row of a range when it is in ClickHouse, since the receipt of its webhook; of a state, since it was written to Kafka."),
 		metric.WithUnit("s"),
 		metric.WithExplicitBucketBoundaries(0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300, 3600))
 	m.held, errs[8] = meter.Int64ObservableGauge("mailriver.loader.buffered",
@@ -76,15 +81,20 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	return &m, errors.Join(errs[:]...)
 }
 
+// attrs are the attributes of a value: the table, and these.
+func (m *metrics) attrs(more ...attribute.KeyValue) metric.MeasurementOption {
+	return metric.WithAttributes(append(more, m.table)...)
+}
+
 // observe reports what the consumer holds, until the returned function is called.
 func (m *metrics) observe(consumer *pending.Consumer) (stop func() error, err error) {
 	r, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		s := consumer.Stats()
-		o.ObserveInt64(m.held, int64(s.Records))
-		o.ObserveInt64(m.bytes, int64(s.Bytes))
-		o.ObserveInt64(m.full, int64(s.Paused))
-		o.ObserveInt64(m.owned, int64(s.Partitions))
-		o.ObserveFloat64(m.age, s.PendingAge.Seconds())
+		s, table := consumer.Stats(), m.attrs()
+		o.ObserveInt64(m.held, int64(s.Records), table)
+		o.ObserveInt64(m.bytes, int64(s.Bytes), table)
+		o.ObserveInt64(m.full, int64(s.Paused), table)
+		o.ObserveInt64(m.owned, int64(s.Partitions), table)
+		o.ObserveFloat64(m.age, s.PendingAge.Seconds(), table)
 		return nil
 	}, m.held, m.bytes, m.full, m.owned, m.age)
 	if err != nil {
@@ -101,34 +111,30 @@ func (m *metrics) inserted(ctx context.Context, took time.Duration, err error) {
 			outcome = "refused"
 		}
 	}
-	m.duration.Record(ctx, took.Seconds(), metric.WithAttributes(attribute.String("outcome", outcome)))
+	m.duration.Record(ctx, took.Seconds(), m.attrs(attribute.String("outcome", outcome)))
 }
 
 func (m *metrics) failed(ctx context.Context, stage string) {
-	m.failures.Add(ctx, 1, metric.WithAttributes(attribute.String("stage", stage)))
+	m.failures.Add(ctx, 1, m.attrs(attribute.String("stage", stage)))
+}
+
+func (m *metrics) putBack(ctx context.Context, rows int) { m.restored.Add(ctx, int64(rows), m.attrs()) }
+
+func (m *metrics) fresh(ctx context.Context, age time.Duration) {
+	m.freshness.Record(ctx, age.Seconds(), m.attrs())
 }
 
 // done counts a range whose rows and dead letters are where they belong.
-func (m *metrics) done(ctx context.Context, r pending.Range, b batch, now time.Time) {
-	rows := b.rows
-	m.rows.Add(ctx, int64(len(rows)))
-	m.revised.Add(ctx, int64(b.revised))
-	m.batches.Add(ctx, 1)
-	m.batchRows.Record(ctx, int64(len(rows)))
+func (m *metrics) done(ctx context.Context, r pending.Range, rows, skipped int, rejects []kafka.Reject) {
+	m.rows.Add(ctx, int64(rows), m.attrs())
+	m.revised.Add(ctx, int64(skipped), m.attrs())
+	m.batches.Add(ctx, 1, m.attrs())
+	m.batchRows.Record(ctx, int64(rows), m.attrs())
 	if r.Again {
-		m.repeats.Add(ctx, 1)
+		m.repeats.Add(ctx, 1, m.attrs())
 	}
-	for _, reject := range b.rejects {
+	for _, reject := range rejects {
 		reason, _ := fault.Reason(reject.Err)
-		m.deadLetters.Add(ctx, 1, metric.WithAttributes(attribute.String("reason", reason)))
-	}
-	var newest time.Time
-	for i := range rows {
-		if at := rows[i].ReceivedAt; at.After(newest) {
-			newest = at
-		}
-	}
-	if !newest.IsZero() {
-		m.freshness.Record(ctx, now.Sub(newest).Seconds())
+		m.deadLetters.Add(ctx, 1, m.attrs(attribute.String("reason", reason)))
 	}
 }

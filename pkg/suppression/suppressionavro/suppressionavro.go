@@ -55,6 +55,13 @@ func NewHeadDecoder(registry avro.Schemas) *Decoder {
 	return avro.NewDecoder(registry, head, check).Partial()
 }
 
+// ParseKey returns the record, with nothing but address and scope, whose key this
+// is. It is what is left of one that was removed from the topic.
+func ParseKey(key []byte) (Record, bool) {
+	s, ok := suppression.ParseKey(string(key))
+	return Record{State: s}, ok
+}
+
 func check(r *Record) error {
 	if r.Address == "" || r.ScopeKind == "" {
 		return fault.Permanentf(fault.BadAvro, "address or scope_kind is missing")

@@ -64,7 +64,7 @@ func Services() []Service {
 	return []Service{
 		{"receiver", "verify webhooks and write them to Kafka", Needs{Kafka: true}, buildReceiver},
 		{"normalizer", "turn raw webhooks into canonical events", Needs{Kafka: true, Registry: true}, buildNormalizer},
-		{"loader", "load canonical events into ClickHouse", Needs{Kafka: true, Registry: true, ClickHouse: true}, buildLoader},
+		{"loader", "load canonical events and the suppression list into ClickHouse", Needs{Kafka: true, Registry: true, ClickHouse: true}, buildLoader},
 		{"suppression", "keep the suppression list and answer look-ups", Needs{Kafka: true, Registry: true}, buildSuppression},
 		{"leadscoring", "score recipients and signal who becomes warm", Needs{Kafka: true, Registry: true}, buildLeadscoring},
 	}
@@ -376,19 +376,37 @@ func buildLoader(_ context.Context, p *Process) (Part, error) {
 		return Part{}, errors.Join(err, client.Close())
 	}
 	closeAll := func() error { producer.Close(); return client.Close() }
+	log, meter := p.logger("loader"), p.Telemetry.Meter.Meter("mailriver/services/loader")
 	service, err := loader.New(p.Config.Loader, loader.Deps{
 		NewClient: p.Clients.Group, Topic: topics.Events, Sink: client, Decoder: eventavro.NewDecoder(registry),
 		Parker: kafka.Parker{Client: producer, Topic: topics.Dead, Stage: "loader"},
 		Fence:  client,
-		Meter:  p.Telemetry.Meter.Meter("mailriver/services/loader"), Logger: p.logger("loader"), Now: time.Now,
+		Meter:  meter, Logger: log, Now: time.Now,
+	})
+	if err != nil {
+		return Part{}, errors.Join(err, closeAll())
+	}
+	// Letters of states have stages of their own: what retries letters of the
+	// loader takes them for events.
+	suppressions, err := loader.NewStates(p.Config.Loader, loader.StateDeps[suppressionavro.Record]{
+		NewClient: p.Clients.Group, Table: "suppressions", Topic: topics.Suppressions, Sink: client.Suppressions(),
+		Decoder: suppressionavro.NewDecoder(registry), Key: suppressionavro.ParseKey,
+		Parker: kafka.Parker{Client: producer, Topic: topics.Dead, Stage: "loader.suppressions"},
+		Meter:  meter, Logger: log, Now: time.Now,
 	})
 	if err != nil {
 		return Part{}, errors.Join(err, closeAll())
 	}
 	return Part{
-		Run:    []run.Service{{Name: "loader", Run: service.Run}},
-		Checks: []httpserver.Check{{Name: "loader", Ask: service.Ready}},
-		Close:  closeAll,
+		Run: []run.Service{
+			{Name: "loader", Run: service.Run},
+			{Name: "loader suppressions", Run: suppressions.Run},
+		},
+		Checks: []httpserver.Check{
+			{Name: "loader", Ask: service.Ready},
+			{Name: "loader suppressions", Ask: suppressions.Ready},
+		},
+		Close: closeAll,
 	}, nil
 }
 

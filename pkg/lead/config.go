@@ -2,7 +2,10 @@ package lead
 
 import (
 	"fmt"
+	"math"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -18,7 +21,7 @@ type Profile struct {
 	Rules    []Rule        `yaml:"rules"`
 	Stages   []Stage       `yaml:"stages"` // lowest first
 
-	line int
+	place place
 }
 
 // Rule gives points for the events that its condition holds for.
@@ -31,13 +34,15 @@ type Rule struct {
 	Points float64 `yaml:"points"` // may be negative
 	Cap    *Cap    `yaml:"cap,omitempty"`
 
-	line int
+	place place
 }
 
 // Cap bounds what a rule gives within any span of time.
 type Cap struct {
 	Points float64       `yaml:"points"` // at most, without sign
 	Window time.Duration `yaml:"window"`
+
+	place place
 }
 
 // Stage is how warm a lead is. The two thresholds keep one who stands at the
@@ -46,26 +51,99 @@ type Stage struct {
 	Name  string  `yaml:"name"`
 	Enter float64 `yaml:"enter"` // reached at this score
 	Leave float64 `yaml:"leave"` // left below this one
+
+	place place
 }
 
-// UnmarshalYAML keeps the line, for the error that names it.
+// UnmarshalYAML keeps the lines, for errors that name them.
 func (p *Profile) UnmarshalYAML(node *yaml.Node) error {
 	type plain Profile
-	if err := node.Decode((*plain)(p)); err != nil {
+	p.place = placeOf(node)
+	return decode(node, (*plain)(p))
+}
+
+// UnmarshalYAML keeps the lines, for errors that name them.
+func (r *Rule) UnmarshalYAML(node *yaml.Node) error {
+	type plain Rule
+	r.place = placeOf(node)
+	return decode(node, (*plain)(r))
+}
+
+// UnmarshalYAML keeps the lines, for errors that name them.
+func (c *Cap) UnmarshalYAML(node *yaml.Node) error {
+	type plain Cap
+	c.place = placeOf(node)
+	return decode(node, (*plain)(c))
+}
+
+// UnmarshalYAML keeps the lines, for errors that name them.
+func (s *Stage) UnmarshalYAML(node *yaml.Node) error {
+	type plain Stage
+	s.place = placeOf(node)
+	return decode(node, (*plain)(s))
+}
+
+// place is where an object stood in a file. It is empty for one that code made.
+type place struct {
+	line int
+	keys map[string]int // lines of the keys that are there
+}
+
+func placeOf(node *yaml.Node) place {
+	p := place{line: node.Line, keys: map[string]int{}}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		p.keys[node.Content[i].Value] = node.Content[i].Line
+	}
+	return p
+}
+
+// key is the name of a key with its line, or with that of its object when it is
+// not there.
+func (p place) key(name string) string {
+	line := p.line
+	if at, ok := p.keys[name]; ok {
+		line = at
+	}
+	if line == 0 {
+		return name
+	}
+	return fmt.Sprintf("%s (line %d)", name, line)
+}
+
+// decode fills a struct and refuses keys that it does not have: a decoder that
+// is told to does not do so behind an UnmarshalYAML.
+func decode(node *yaml.Node, into any) error {
+	typ := reflect.TypeOf(into).Elem()
+	problems := &yaml.TypeError{}
+	if node.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			key := node.Content[i]
+			if key.Tag != "!!merge" && !hasKey(typ, key.Value) {
+				problems.Errors = append(problems.Errors,
+					fmt.Sprintf("line %d: field %s not found in type %s", key.Line, key.Value, typ))
+			}
+		}
+	}
+	err := node.Decode(into)
+	//nolint:errorlint // package yaml itself only knows the plain type, and never wraps it
+	if wrong, ok := err.(*yaml.TypeError); ok {
+		problems.Errors = append(problems.Errors, wrong.Errors...)
+	} else if err != nil {
 		return err
 	}
-	p.line = node.Line
+	if len(problems.Errors) > 0 {
+		return problems
+	}
 	return nil
 }
 
-// UnmarshalYAML keeps the line, for the error that names it.
-func (r *Rule) UnmarshalYAML(node *yaml.Node) error {
-	type plain Rule
-	if err := node.Decode((*plain)(r)); err != nil {
-		return err
+func hasKey(typ reflect.Type, key string) bool {
+	for field := range typ.Fields() {
+		if name, _, _ := strings.Cut(field.Tag.Get("yaml"), ","); name == key && key != "" {
+			return true
+		}
 	}
-	r.line = node.Line
-	return nil
+	return false
 }
 
 // DefaultProfiles is one profile that needs no knowledge of the sender's pages.
@@ -89,53 +167,76 @@ func Validate(profiles []Profile) error {
 	return err
 }
 
+// Limits of a configuration. They keep a mistake from becoming a load, and a
+// score from becoming infinite.
+const (
+	maxProfiles  = 50
+	maxRules     = 200
+	maxStages    = 20
+	maxPoints    = 1e6
+	minHalfLife  = time.Minute
+	maxHalfLife  = 366 * 24 * time.Hour
+	maxCondition = 4096 // bytes
+)
+
 func (p *Profile) validate() error {
 	var problems config.Problems
-	problems.Must(word(p.Name), "name: is %q, must be of letters, digits, - and _", p.Name)
-	problems.Must(p.HalfLife >= time.Minute && p.HalfLife <= maxHalfLife, "half_life: is %s, must be 1m to %s", p.HalfLife, maxHalfLife)
-	problems.Must(len(p.Rules) > 0, "rules: there is none")
-	problems.Must(len(p.Rules) <= maxRules, "rules: has %d, at most %d are allowed", len(p.Rules), maxRules)
+	problems.Must(word(p.Name), "%s: is %q, must be of letters, digits, - and _", p.place.key("name"), p.Name)
+	problems.Must(p.HalfLife >= minHalfLife && p.HalfLife <= maxHalfLife,
+		"%s: is %s, must be %s to %s", p.place.key("half_life"), p.HalfLife, minHalfLife, maxHalfLife)
+	problems.Must(len(p.Rules) > 0, "%s: there is none", p.place.key("rules"))
+	problems.Must(len(p.Rules) <= maxRules,
+		"%s: has %d, at most %d are allowed", p.place.key("rules"), len(p.Rules), maxRules)
 	var names []string
-	for i, r := range p.Rules {
-		at := fmt.Sprintf("rules[%d]%s.", i, onLine(r.line))
-		problems.Must(word(r.Name), "%sname: is %q, must be of letters, digits, - and _", at, r.Name)
-		problems.Must(!slices.Contains(names, r.Name), "%sname: there are two called %q", at, r.Name)
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		at := fmt.Sprintf("rules[%d].", i)
+		problems.Add(config.Prefix(at, r.validate()))
+		problems.Must(!slices.Contains(names, r.Name), "%s%s: there are two called %q", at, r.place.key("name"), r.Name)
 		names = append(names, r.Name)
-		problems.Must(r.Points != 0 && finite(r.Points), "%spoints: is %v, must be a number other than 0", at, r.Points)
-		if r.Cap != nil {
-			problems.Must(r.Cap.Points > 0 && finite(r.Cap.Points), "%scap.points: is %v, must be positive", at, r.Cap.Points)
-			problems.Must(r.Cap.Window > 0, "%scap.window: is %s, must be positive", at, r.Cap.Window)
-		}
 	}
+	problems.Must(len(p.Stages) <= maxStages,
+		"%s: has %d, at most %d are allowed", p.place.key("stages"), len(p.Stages), maxStages)
 	names = nil
-	for i, s := range p.Stages {
+	for i := range p.Stages {
+		s := &p.Stages[i]
 		at := fmt.Sprintf("stages[%d].", i)
-		problems.Must(word(s.Name), "%sname: is %q, must be of letters, digits, - and _", at, s.Name)
-		problems.Must(!slices.Contains(names, s.Name), "%sname: there are two called %q", at, s.Name)
+		problems.Add(config.Prefix(at, s.validate()))
+		problems.Must(!slices.Contains(names, s.Name), "%s%s: there are two called %q", at, s.place.key("name"), s.Name)
 		names = append(names, s.Name)
-		problems.Must(finite(s.Enter) && s.Enter > 0, "%senter: is %v, must be positive", at, s.Enter)
-		problems.Must(finite(s.Leave) && s.Leave <= s.Enter, "%sleave: is %v, must not exceed enter (%v)", at, s.Leave, s.Enter)
 		if i > 0 {
-			problems.Must(s.Enter > p.Stages[i-1].Enter, "%senter: is %v, must exceed that of %s before it", at, s.Enter, p.Stages[i-1].Name)
-			problems.Must(s.Leave >= p.Stages[i-1].Leave, "%sleave: is %v, must not be below that of %s before it", at, s.Leave, p.Stages[i-1].Name)
+			below := &p.Stages[i-1]
+			problems.Must(s.Enter > below.Enter, "%s%s: is %v, must exceed that of %s before it (%v)",
+				at, s.place.key("enter"), s.Enter, below.Name, below.Enter)
+			problems.Must(s.Leave >= below.Leave, "%s%s: is %v, must not be below that of %s before it (%v)",
+				at, s.place.key("leave"), s.Leave, below.Name, below.Leave)
 		}
 	}
 	return problems.Err()
 }
 
-const (
-	maxRules    = 200
-	maxHalfLife = 366 * 24 * time.Hour
-)
-
-func onLine(line int) string {
-	if line == 0 {
-		return ""
+func (r *Rule) validate() error {
+	var problems config.Problems
+	problems.Must(word(r.Name), "%s: is %q, must be of letters, digits, - and _", r.place.key("name"), r.Name)
+	problems.Must(r.Points != 0 && math.Abs(r.Points) <= maxPoints,
+		"%s: is %v, must be a number other than 0, at most %d", r.place.key("points"), r.Points, int(maxPoints))
+	if c := r.Cap; c != nil {
+		problems.Must(c.Points > 0 && c.Points <= maxPoints,
+			"cap.%s: is %v, must be positive, at most %d", c.place.key("points"), c.Points, int(maxPoints))
+		problems.Must(c.Window > 0, "cap.%s: is %s, must be positive", c.place.key("window"), c.Window)
 	}
-	return fmt.Sprintf(" (line %d)", line)
+	return problems.Err()
 }
 
-func finite(x float64) bool { return x-x == 0 }
+func (s *Stage) validate() error {
+	var problems config.Problems
+	problems.Must(word(s.Name), "%s: is %q, must be of letters, digits, - and _", s.place.key("name"), s.Name)
+	problems.Must(s.Enter > 0 && s.Enter <= math.MaxFloat64, "%s: is %v, must be positive", s.place.key("enter"), s.Enter)
+	// Points fade towards 0 and never reach it: a stage that is left at 0 is for ever.
+	problems.Must(s.Leave > 0, "%s: is %v, must be positive", s.place.key("leave"), s.Leave)
+	problems.Must(s.Leave <= s.Enter, "%s: is %v, must not exceed enter (%v)", s.place.key("leave"), s.Leave, s.Enter)
+	return problems.Err()
+}
 
 func word(text string) bool {
 	if text == "" || len(text) > 64 {

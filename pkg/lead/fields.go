@@ -89,9 +89,9 @@ type Fields struct {
 	Warnings             []string          `expr:"warnings"`
 }
 
-// fieldsOf copies the fields of an event.
-func fieldsOf(e *event.Event) Fields {
-	f := Fields{
+// fill copies the fields of an event.
+func (f *Fields) fill(e *event.Event) {
+	*f = Fields{
 		SchemaVersion:        int(e.SchemaVersion),
 		ID:                   e.ID.String(),
 		Type:                 string(e.Type),
@@ -174,5 +174,4 @@ func fieldsOf(e *event.Event) Fields {
 	if e.LinkIndex != nil {
 		f.LinkIndex = int(*e.LinkIndex)
 	}
-	return f
 }

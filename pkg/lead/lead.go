@@ -9,10 +9,10 @@
 // they come. The set is bounded by count and age, in a way that depends on the
 // set alone.
 //
-// Machine opens and clicks give no points: what one event tells is in the event
-// (package machine), what several tell together is asked here. The package does
-// not send anything, and does not know how a lead is written (leadavro) or
-// served (services/leadscoring).
+// Machine opens and clicks give no points: what one event tells is in the event,
+// what several tell together is asked here (package machine knows both). This
+// package does not send anything, and does not know how a lead is written
+// (leadavro) or served (services/leadscoring).
 package lead
 
 import (
@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"mailriver/pkg/event"
+	"mailriver/pkg/machine"
 )
 
 // Contribution is an event that at least one rule of a profile held for.
@@ -50,78 +51,151 @@ type State struct {
 	Deliveries    []Delivery     // oldest first
 }
 
-// Bounds of a state. Of each rule the newest events are kept, and of messages
-// the newest deliveries.
+// Bounds of a state. Of each rule the newest events are kept, and of deliveries
+// the newest.
 const (
 	KeptEvents     = 64
 	KeptDeliveries = 8
-	// horizon is in half-lives: what is older than this before the newest
-	// contribution counts less than 1/65,536 of its points, and is dropped.
+	// horizon is in half-lives of a profile: what is older than this before the
+	// newest event of the profile counts less than 1/65,536 of its points, and is
+	// dropped.
 	horizon = 16
 )
 
 // Merge joins two states of one recipient. It is commutative, associative and
-// idempotent, except that a correction (higher revision) of an event in a state
-// at its bound may make room that nothing fills.
+// idempotent, with one exception: what a correction (higher revision) takes back
+// or moves may have made others drop out of a state at its bound, and they do not
+// come back.
 func (s *Set) Merge(a, b State) State {
 	if a.Recipient == "" {
 		a.Recipient = b.Recipient
 	}
-	a.Contributions = s.bound(append(slices.Clone(a.Contributions), b.Contributions...))
-	a.Deliveries = boundDeliveries(append(slices.Clone(a.Deliveries), b.Deliveries...))
+	a.Contributions = s.bound(unite(a.Contributions, b.Contributions))
+	a.Deliveries = uniteDeliveries(a.Deliveries, b.Deliveries)
 	return a
 }
 
-func (s *Set) bound(all []Contribution) []Contribution {
+// unite returns one contribution for each event, oldest first: the one of the
+// highest revision. Equal revisions differ only when rules were added between
+// them, and then all rules count.
+func unite(a, b []Contribution) []Contribution {
+	all := slices.Concat(a, b)
 	slices.SortFunc(all, func(a, b Contribution) int {
-		return cmp.Or(bytes.Compare(a.EventID[:], b.EventID[:]), cmp.Compare(b.Revision, a.Revision),
-			a.At.Compare(b.At), slices.Compare(a.Rules, b.Rules))
+		return cmp.Or(bytes.Compare(a.EventID[:], b.EventID[:]), cmp.Compare(b.Revision, a.Revision), compare(&a, &b))
 	})
-	all = slices.CompactFunc(all, func(a, b Contribution) bool { return a.EventID == b.EventID })
-	slices.SortFunc(all, func(a, b Contribution) int { return -compareTime(a, b) })
-	if len(all) == 0 {
-		return nil
+	one := all[:0]
+	for i := range all {
+		c := &all[i]
+		if last := len(one) - 1; last >= 0 && one[last].EventID == c.EventID {
+			if one[last].Revision == c.Revision {
+				one[last].Rules = uniteRules(one[last].Rules, c.Rules)
+			}
+			continue
+		}
+		one = append(one, *c)
 	}
-	oldest := all[0].At.Add(-s.keep)
-	counts := map[int64]int{}
-	kept := make([]Contribution, 0, len(all))
-	for _, c := range all {
-		if c.At.Before(oldest) {
-			break
-		}
-		keep := len(c.Rules) == 0 && counts[0] < KeptEvents // a correction that took all back
-		if len(c.Rules) == 0 {
-			counts[0]++
-		}
-		for _, id := range c.Rules {
-			keep = keep || counts[id] < KeptEvents
-			counts[id]++
-		}
-		if keep {
-			kept = append(kept, c)
-		}
-	}
-	slices.Reverse(kept)
-	return kept
+	slices.SortFunc(one, func(a, b Contribution) int { return compareTime(&a, &b) })
+	return one
 }
 
-func compareTime(a, b Contribution) int {
+func uniteRules(a, b []int64) []int64 {
+	if slices.Equal(a, b) {
+		return a
+	}
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// compare orders contributions of one event and revision. They have the same
+// content unless somebody made them up; which one counts must not depend on
+// their order even then.
+func compare(a, b *Contribution) int {
+	return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Type, b.Type), cmp.Compare(a.Message, b.Message),
+		cmp.Compare(a.Link, b.Link), slices.Compare(a.Rules, b.Rules))
+}
+
+func compareTime(a, b *Contribution) int {
 	return cmp.Or(a.At.Compare(b.At), bytes.Compare(a.EventID[:], b.EventID[:]))
 }
 
-// boundDeliveries keeps the first delivery of each of the newest messages.
-func boundDeliveries(all []Delivery) []Delivery {
-	slices.SortFunc(all, func(a, b Delivery) int { return cmp.Or(b.At.Compare(a.At), cmp.Compare(a.Message, b.Message)) })
-	seen := map[int64]bool{}
-	var kept []Delivery
-	for _, d := range all {
-		if !seen[d.Message] && len(kept) < KeptDeliveries {
-			seen[d.Message] = true
-			kept = append(kept, d)
+// bound drops what the bounds do not allow, rule by rule: a contribution loses
+// the rules of which there are enough newer ones, or that are too old for their
+// profile, and goes with its last rule. So no profile keeps another's events out.
+// It takes contributions oldest first, owns the slice and does not write to the
+// lists of rules.
+func (s *Set) bound(all []Contribution) []Contribution {
+	var unknown map[int64]int // of rules that are not configured: they may come back
+	seen := make([]uint8, len(s.rules))
+	newest := make([]time.Time, len(s.profiles)) // of each profile
+	var last time.Time                           // of them all
+	corrections := 0
+	at := len(all) // where what is kept begins: from the end, as all are looked at newest first
+	for i := len(all) - 1; i >= 0; i-- {
+		c := all[i]
+		if len(c.Rules) == 0 {
+			// A correction took all back. It is kept to outlast what it corrects.
+			if corrections < KeptEvents && (last.IsZero() || !c.At.Before(last.Add(-s.keep))) {
+				corrections++
+				at--
+				all[at] = c
+			}
+			continue
+		}
+		if last.IsZero() {
+			last = c.At
+		}
+		fits := func(id int64) bool {
+			r, known := s.rules[id]
+			if !known {
+				if unknown == nil {
+					unknown = map[int64]int{}
+				}
+				unknown[id]++
+				return unknown[id] <= KeptEvents && !c.At.Before(last.Add(-s.keep))
+			}
+			if newest[r.profile].IsZero() {
+				newest[r.profile] = c.At
+			}
+			if seen[r.index] == KeptEvents {
+				return false
+			}
+			seen[r.index]++
+			return !c.At.Before(newest[r.profile].Add(-horizon * s.profiles[r.profile].HalfLife))
+		}
+		for j, id := range c.Rules {
+			if !fits(id) {
+				// Seldom, so the list is copied only here.
+				c.Rules = append(make([]int64, 0, len(c.Rules)-1), c.Rules[:j]...)
+				for _, id := range all[i].Rules[j+1:] {
+					if fits(id) {
+						c.Rules = append(c.Rules, id)
+					}
+				}
+				break
+			}
+		}
+		if len(c.Rules) > 0 {
+			at--
+			all[at] = c
 		}
 	}
-	slices.Reverse(kept)
-	return kept
+	return slices.Clip(all[at:])
+}
+
+// uniteDeliveries keeps the newest of both.
+func uniteDeliveries(a, b []Delivery) []Delivery {
+	if len(b) == 0 && len(a) <= KeptDeliveries && slices.IsSortedFunc(a, compareDeliveries) {
+		return a
+	}
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, compareDeliveries)
+	all = slices.Compact(all)
+	return all[max(0, len(all)-KeptDeliveries):]
+}
+
+func compareDeliveries(a, b Delivery) int {
+	return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Message, b.Message))
 }
 
 // Standing is where a recipient stands in one profile.
@@ -129,7 +203,7 @@ type Standing struct {
 	Profile string
 	Score   float64
 	Stage   string    // empty below the lowest
-	At      time.Time // when the score was this; it decays from then on
+	At      time.Time // of the newest event of the profile; the score decays from then on
 }
 
 // Step is one contribution to a score.
@@ -142,189 +216,251 @@ type Step struct {
 	Now          float64  // what is left of it at the time asked for
 }
 
-// stageIndex is -1 below the lowest stage.
+// walk is the way of one profile through the contributions, in order of time.
 type walk struct {
-	score  float64
-	stage  int
-	before int // the stage just before the last contribution, decay included
-	at     time.Time
-	steps  []Step
+	score float64
+	stage int // -1 below the lowest
+	at    time.Time
+	last  int // the contribution that it stands at
 }
 
-// walk goes through the contributions in the order of time.
-func (s *Set) walk(p *compiled, st *State, explain bool) walk {
-	w := walk{stage: -1, before: -1}
-	machine := s.machine(st)
-	start := firstOf(p, st)
-	spent := map[int64][]spending{}
-	for i := start; i < len(st.Contributions); i++ {
-		c := &st.Contributions[i]
-		if !w.at.IsZero() {
-			w.score = decay(w.score, c.At.Sub(w.at), p.HalfLife)
-			w.stage = p.left(w.stage, w.score)
-		}
-		w.before, w.at = w.stage, c.At
-		for _, id := range c.Rules {
-			rule, known := p.rules[id]
-			if !known || p.dropped(st, i, id) {
-				continue
-			}
-			counted := rule.Points
-			if len(machine[i]) > 0 && rule.Points > 0 {
-				counted = 0
-			} else if rule.Cap != nil {
-				counted = capped(spent, id, rule, c.At)
-			}
-			w.score += counted
-			if explain {
-				w.steps = append(w.steps, Step{Contribution: *c, Rule: rule.Name, Points: rule.Points, Counted: counted, Evidence: machine[i]})
-			}
-		}
-		w.stage = p.entered(p.left(w.stage, w.score), w.score)
-	}
-	return w
-}
-
-// dropped reports whether a contribution is kept for another rule's sake only.
-func (p *compiled) dropped(st *State, at int, id int64) bool {
-	newer := 0
-	for i := len(st.Contributions) - 1; i > at; i-- {
-		if slices.Contains(st.Contributions[i].Rules, id) {
-			if newer++; newer >= KeptEvents {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// firstOf is where the contributions begin that are young enough for a profile.
-func firstOf(p *compiled, st *State) int {
-	if len(st.Contributions) == 0 {
-		return 0
-	}
-	oldest := st.Contributions[len(st.Contributions)-1].At.Add(-horizon * p.HalfLife)
-	i, _ := slices.BinarySearchFunc(st.Contributions, oldest, func(c Contribution, t time.Time) int { return c.At.Compare(t) })
-	return i
-}
-
+// spending is what a rule with a cap gave.
 type spending struct {
 	at     time.Time
 	points float64
 }
 
-// capped is what the cap of a rule leaves of its points at a time.
-func capped(spent map[int64][]spending, id int64, rule *Rule, at time.Time) float64 {
-	sum := 0.0
-	for _, s := range spent[id] {
-		if at.Sub(s.at) < rule.Cap.Window {
-			sum += math.Abs(s.points)
+// walk goes through a state for all profiles at once. A profile looks only at
+// events that a rule of it held for: others do not touch its score, not even in
+// its last bit. Each is called with every step.
+func (s *Set) walk(st *State, each func(profile int, step Step)) []walk {
+	walks := make([]walk, len(s.profiles))
+	for i := range walks {
+		walks[i] = walk{stage: -1, last: -1}
+	}
+	evidence := evidenceOf(st)
+	spent := make([][]spending, s.caps)
+	for i := range st.Contributions {
+		c := &st.Contributions[i]
+		for _, id := range c.Rules {
+			r, known := s.rules[id]
+			if !known {
+				continue
+			}
+			p, w := s.profiles[r.profile], &walks[r.profile]
+			if w.last != i {
+				w.to(p, c.At)
+				w.last = i
+			}
+			counted := r.Points
+			switch {
+			case evidence != nil && len(evidence[i]) > 0 && r.Points > 0:
+				counted = 0
+			case r.Cap != nil:
+				counted, spent[r.cap] = capped(spent[r.cap], r.Rule, c.At)
+			}
+			w.score += counted
+			if each != nil {
+				step := Step{Contribution: *c, Rule: r.Name, Points: r.Points, Counted: counted}
+				if evidence != nil {
+					step.Evidence = evidence[i]
+				}
+				each(r.profile, step)
+			}
 		}
 	}
-	left := math.Min(math.Abs(rule.Points), math.Max(0, rule.Cap.Points-sum))
-	counted := math.Copysign(left, rule.Points)
-	if left == 0 {
-		counted = 0
+	for i := range walks {
+		walks[i].settle(s.profiles[i])
 	}
-	spent[id] = append(spent[id], spending{at, counted})
-	return counted
+	return walks
 }
 
+// settle finds the stage behind a contribution, once all its rules counted.
+func (w *walk) settle(p *Profile) { w.stage = entered(p, left(p, w.stage, w.score), w.score) }
+
+// to goes on to a later time. Stages may be left on the way.
+func (w *walk) to(p *Profile, at time.Time) {
+	if w.last >= 0 {
+		w.settle(p)
+		w.score = decay(w.score, at.Sub(w.at), p.HalfLife)
+		w.stage = left(p, w.stage, w.score)
+	}
+	w.at = at
+}
+
+// evidenceOf returns, for each contribution, what several events together say
+// against a human; nil when they say nothing.
+func evidenceOf(st *State) [][]string {
+	engaged := false
+	for i := range st.Contributions {
+		engaged = engaged || isEngagement(&st.Contributions[i])
+	}
+	if !engaged {
+		return nil
+	}
+	engagements := make([]machine.Engagement, len(st.Contributions))
+	for i := range st.Contributions {
+		c := &st.Contributions[i]
+		if len(c.Rules) > 0 { // not one that a correction took back
+			engagements[i] = machine.Engagement{At: c.At, Type: c.Type, Message: c.Message, Link: c.Link}
+		}
+	}
+	deliveries := make([]machine.Delivery, len(st.Deliveries))
+	for i, d := range st.Deliveries {
+		deliveries[i] = machine.Delivery(d)
+	}
+	return machine.OverTime(engagements, deliveries)
+}
+
+func isEngagement(c *Contribution) bool { return c.Type == event.Opened || c.Type == event.Clicked }
+
+// capped is what the cap of a rule leaves of its points at a time, and what the
+// rule gave within the window then, that included.
+func capped(spent []spending, r *Rule, at time.Time) (float64, []spending) {
+	for len(spent) > 0 && at.Sub(spent[0].at) >= r.Cap.Window {
+		spent = spent[1:]
+	}
+	sum := 0.0
+	for _, s := range spent {
+		sum += math.Abs(s.points)
+	}
+	points := min(math.Abs(r.Points), r.Cap.Points-sum)
+	if points <= 0 {
+		return 0, spent
+	}
+	points = math.Copysign(points, r.Points)
+	return points, append(spent, spending{at, points})
+}
+
+// decay halves a score for each half-life. Whole ones are exact. The conversion
+// keeps a compiler from joining the product with a sum that follows, which would
+// round otherwise on machines that can.
 func decay(score float64, by, halfLife time.Duration) float64 {
 	if by <= 0 || score == 0 {
 		return score
 	}
-	return score * math.Exp2(-float64(by)/float64(halfLife))
+	halves, rest := by/halfLife, by%halfLife
+	if rest > 0 {
+		score = float64(score * math.Exp2(-float64(rest)/float64(halfLife)))
+	}
+	return math.Ldexp(score, -int(min(halves, 1<<20)))
 }
 
 // left is the stage after the score fell, entered the one after it rose.
-func (p *compiled) left(stage int, score float64) int {
+func left(p *Profile, stage int, score float64) int {
 	for stage >= 0 && score < p.Stages[stage].Leave {
 		stage--
 	}
 	return stage
 }
 
-func (p *compiled) entered(stage int, score float64) int {
+func entered(p *Profile, stage int, score float64) int {
 	for stage+1 < len(p.Stages) && score >= p.Stages[stage+1].Enter {
 		stage++
 	}
 	return stage
 }
 
-func (p *compiled) stageName(stage int) string {
+func stageName(p *Profile, stage int) string {
 	if stage < 0 {
 		return ""
 	}
 	return p.Stages[stage].Name
 }
 
-// Standings returns where a recipient stands in each profile as of the newest
-// contribution.
+// Standings returns where a recipient stands in each profile, in their order, as
+// of the newest event of each.
 func (s *Set) Standings(st *State) []Standing {
 	standings := make([]Standing, len(s.profiles))
-	for i, p := range s.profiles {
-		w := s.walk(p, st, false)
-		standings[i] = Standing{Profile: p.Name, Score: w.score, Stage: p.stageName(w.stage), At: w.at}
+	for i, w := range s.walk(st, nil) {
+		p := s.profiles[i]
+		standings[i] = Standing{Profile: p.Name, Score: w.score, Stage: stageName(p, w.stage), At: w.at}
 	}
 	return standings
 }
 
 // StandingsAt returns where a recipient stands at a time: decayed since the
-// newest contribution, if that is before it.
+// newest event of each profile. A time before that is answered as of the event.
 func (s *Set) StandingsAt(st *State, at time.Time) []Standing {
-	standings := make([]Standing, len(s.profiles))
+	standings := s.Standings(st)
 	for i, p := range s.profiles {
-		w := s.walk(p, st, false)
-		score := decay(w.score, at.Sub(w.at), p.HalfLife)
-		standings[i] = Standing{Profile: p.Name, Score: score, Stage: p.stageName(p.left(w.stage, score)), At: w.at}
+		w := s.at(p, &standings[i], at)
+		standings[i].Score, standings[i].Stage = w.score, stageName(p, w.stage)
 	}
 	return standings
 }
 
-// Explain returns every contribution to the score of one profile, oldest first,
-// with what is left of each at a time.
-func (s *Set) Explain(st *State, profile string, at time.Time) ([]Step, bool) {
-	for _, p := range s.profiles {
-		if p.Name != profile {
-			continue
-		}
-		steps := s.walk(p, st, true).steps
-		for i := range steps {
-			steps[i].Now = decay(steps[i].Counted, at.Sub(steps[i].Contribution.At), p.HalfLife)
-		}
-		return steps, true
-	}
-	return nil, false
+// at is a standing, decayed to a time.
+func (s *Set) at(p *Profile, from *Standing, at time.Time) walk {
+	score := decay(from.Score, at.Sub(from.At), p.HalfLife)
+	stage := slices.IndexFunc(p.Stages, func(s Stage) bool { return s.Name == from.Stage })
+	return walk{score: score, stage: left(p, stage, score), at: at}
 }
 
-// Crossing is a stage that a recipient entered or left because of one event.
+// Explain returns every contribution to the score of one profile, oldest first,
+// with what is left of each at a time.
+func (s *Set) Explain(st *State, profile string, at time.Time) (steps []Step, found bool) {
+	asked := slices.IndexFunc(s.profiles, func(p *Profile) bool { return p.Name == profile })
+	if asked < 0 {
+		return nil, false
+	}
+	s.walk(st, func(of int, step Step) {
+		if of == asked {
+			step.Now = decay(step.Counted, at.Sub(step.Contribution.At), s.profiles[of].HalfLife)
+			steps = append(steps, step)
+		}
+	})
+	return steps, true
+}
+
+// Crossing is a stage that a recipient entered or left.
 type Crossing struct {
 	Profile string
 	Stage   string
 	Up      bool
-	Score   float64 // behind the event
+	Score   float64
 }
 
-// Crossings returns what an event changed: it is in after and not in before.
-// Going up by several stages is a crossing for each. That a score fell with
-// time alone is none, since no event says so.
-func (s *Set) Crossings(before, after *State, c *Contribution) []Crossing {
+// Crossings returns what lies between two standings of one recipient, such as
+// those before and behind an event: a crossing for each stage between the two,
+// compared at the later of their times. That a score fell with time alone is
+// none, since no event says so. The profiles are those of after.
+func (s *Set) Crossings(before, after []Standing) []Crossing {
 	var crossings []Crossing
-	for _, p := range s.profiles {
-		w := s.walk(p, after, false)
-		from := w.before // the event is the newest: since then the stage may have been left
-		if last := after.Contributions[len(after.Contributions)-1]; last.EventID != c.EventID {
-			from = s.walk(p, before, false).stage
+	for i := range after {
+		now := &after[i]
+		p := s.profile(now.Profile)
+		if p == nil {
+			continue
 		}
-		for stage := from + 1; stage <= w.stage; stage++ {
-			crossings = append(crossings, Crossing{p.Name, p.stageName(stage), true, w.score})
+		was := Standing{}
+		for j := range before {
+			if before[j].Profile == now.Profile {
+				was = before[j]
+			}
 		}
-		for stage := from; stage > w.stage; stage-- {
-			crossings = append(crossings, Crossing{p.Name, p.stageName(stage), false, w.score})
+		at := now.At
+		if was.At.After(at) {
+			at = was.At
+		}
+		from, to := s.at(p, &was, at), s.at(p, now, at)
+		for stage := from.stage + 1; stage <= to.stage; stage++ {
+			crossings = append(crossings, Crossing{p.Name, stageName(p, stage), true, to.score})
+		}
+		for stage := from.stage; stage > to.stage; stage-- {
+			crossings = append(crossings, Crossing{p.Name, stageName(p, stage), false, to.score})
 		}
 	}
 	return crossings
+}
+
+func (s *Set) profile(name string) *Profile {
+	for _, p := range s.profiles {
+		if p.Name == name {
+			return p
+		}
+	}
+	return nil
 }
 
 // RuleID is the id of a rule in a contribution: a hash of its name and that of
@@ -335,10 +471,4 @@ func hash(text string) int64 {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(text)) // never fails
 	return int64(h.Sum64() >> 1)
-}
-
-// machine returns, for each contribution, the evidence that several events
-// together give against a human.
-func (s *Set) machine(st *State) [][]string {
-	return make([][]string, len(st.Contributions))
 }

@@ -2,6 +2,7 @@ package lead
 
 import (
 	"slices"
+	"time"
 
 	"mailriver/pkg/address"
 	"mailriver/pkg/event"
@@ -25,76 +26,90 @@ type Observation struct {
 	Failures     []Failure
 }
 
-// Observe asks what an event means. Known says whether the recipient has a
-// contribution of this event already: only then a correction that holds no rule
-// any more says anything.
+// Observe asks what an event means. A correction (higher revision) that gives
+// nothing any more is a contribution without rules, which takes back what was
+// given before.
 func (s *Set) Observe(e *event.Event) Observation {
-	if e.IsTest || e.Type == event.Test {
-		return Observation{Skipped: SkipTest}
-	}
 	if _, ok := address.Normalize(e.RecipientNormalized); !ok {
 		return Observation{Skipped: SkipNoRecipient}
 	}
-	if e.RecipientAmbiguous {
-		return Observation{Skipped: SkipAmbiguous}
-	}
-	if e.IsDuplicateHint {
-		return Observation{Skipped: SkipHint}
-	}
-	o := Observation{}
-	if e.Type == event.Delivered {
-		o.Delivery = Delivery{Message: messageHash(e), At: e.OccurredAt.UTC()}
-	}
-	c := Contribution{
-		EventID: e.ID, Revision: e.Revision, At: e.OccurredAt.UTC(), Type: e.Type, Message: messageHash(e),
-	}
+	o := Observation{Skipped: skip(e)}
+	at := e.OccurredAt.UTC().Truncate(time.Microsecond) // as a state is written
+	c := Contribution{EventID: e.ID, Revision: e.Revision, At: at, Type: e.Type, Message: messageHash(e)}
 	if e.URL != "" {
 		c.Link = hash(e.URL)
 	}
-	engaged := e.Type == event.Opened || e.Type == event.Clicked
-	if engaged && e.Machine == event.MachineYes {
-		o.Skipped = SkipMachine
-	} else {
+	if o.Skipped == "" {
 		c.Rules, o.Failures = s.Match(e)
-		if len(c.Rules) == 0 {
+		if e.Type == event.Delivered && c.Message != 0 {
+			o.Delivery = Delivery{Message: c.Message, At: at}
+		}
+		if len(c.Rules) == 0 && o.Delivery.At.IsZero() {
 			o.Skipped = SkipNoRule
 		}
 	}
 	if len(c.Rules) > 0 || e.Revision > 0 {
-		// A correction counts even when it takes everything back.
 		o.Contribution = c
-	}
-	if !o.Delivery.At.IsZero() || len(c.Rules) > 0 {
-		o.Skipped = ""
 	}
 	return o
 }
 
-// Add joins an observation to a state, and reports whether that changed it.
-func (s *Set) Add(st State, o *Observation) (State, bool) {
-	add := State{Recipient: st.Recipient}
-	if !o.Contribution.EventID.IsZero() {
-		if len(o.Contribution.Rules) == 0 && !st.has(o.Contribution.EventID) {
-			return st, false // takes back what was never given
-		}
-		add.Contributions = []Contribution{o.Contribution}
+// skip is why an event says nothing, before any rule is asked.
+func skip(e *event.Event) string {
+	switch {
+	case e.IsTest || e.Type == event.Test:
+		return SkipTest
+	case e.RecipientAmbiguous:
+		return SkipAmbiguous
+	case e.IsDuplicateHint:
+		return SkipHint
+	case (e.Type == event.Opened || e.Type == event.Clicked) && e.Machine == event.MachineYes:
+		return SkipMachine
 	}
-	if !o.Delivery.At.IsZero() && o.Delivery.Message != 0 {
-		add.Deliveries = []Delivery{o.Delivery}
-	}
-	if len(add.Contributions)+len(add.Deliveries) == 0 {
-		return st, false
-	}
-	next := s.Merge(st, add)
-	same := slices.Equal(next.Deliveries, st.Deliveries) &&
-		slices.EqualFunc(next.Contributions, st.Contributions, func(a, b Contribution) bool {
-			return a.EventID == b.EventID && a.Revision == b.Revision && a.At.Equal(b.At) && slices.Equal(a.Rules, b.Rules)
-		})
-	return next, !same
+	return ""
 }
 
-func (st *State) has(id event.ID) bool {
-	return slices.ContainsFunc(st.Contributions, func(c Contribution) bool { return c.EventID == id })
+// Add joins an observation to a state, and reports whether that changed it. A
+// correction comes behind what it corrects, as it does in the topic of events:
+// one that takes back what is not there is not kept.
+func (s *Set) Add(st State, o *Observation) (State, bool) {
+	next := st
+	if c := &o.Contribution; !c.EventID.IsZero() {
+		switch at, known := st.find(c); {
+		case known:
+			next.Contributions = unite(st.Contributions, []Contribution{*c})
+		case len(c.Rules) > 0:
+			next.Contributions = slices.Insert(slices.Clone(st.Contributions), at, *c)
+		}
+	}
+	if o.Delivery.Message != 0 && !slices.Contains(st.Deliveries, o.Delivery) {
+		next.Deliveries = uniteDeliveries(st.Deliveries, []Delivery{o.Delivery})
+	}
+	if len(next.Contributions) > 0 {
+		next.Contributions = s.bound(slices.Clone(next.Contributions))
+	}
+	if slices.Equal(next.Deliveries, st.Deliveries) && slices.EqualFunc(next.Contributions, st.Contributions, sameContribution) {
+		return st, false
+	}
+	return next, true
+}
+
+func sameContribution(a, b Contribution) bool {
+	return a.EventID == b.EventID && a.Revision == b.Revision && compare(&a, &b) == 0
+}
+
+// find returns where a contribution belongs in the order of time, or that one of
+// its event is there.
+func (st *State) find(c *Contribution) (at int, known bool) {
+	for i := range st.Contributions {
+		if st.Contributions[i].EventID == c.EventID {
+			return i, true
+		}
+		if compareTime(&st.Contributions[i], c) < 0 {
+			at = i + 1
+		}
+	}
+	return at, false
 }
 
 func messageHash(e *event.Event) int64 {

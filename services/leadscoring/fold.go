@@ -114,15 +114,15 @@ func (f *fold) one(ctx context.Context, b *batch, r *kgo.Record, t *tally) ([]*k
 	if o.Contribution.EventID.IsZero() {
 		return nil, nil
 	}
-	return f.signals(&e, &before, &after, &o.Contribution, t)
+	return f.signals(&e, f.rules.Standings(&before), f.rules.Standings(&after), t)
 }
 
 // signals returns the records that say what an event crossed. One that is old,
 // as in a replay, or a correction says nothing: whoever acts on signals acted
 // then, or should not now.
-func (f *fold) signals(e *event.Event, before, after *lead.State, c *lead.Contribution, t *tally) ([]*kgo.Record, error) {
+func (f *fold) signals(e *event.Event, before, after []lead.Standing, t *tally) ([]*kgo.Record, error) {
 	var records []*kgo.Record
-	for _, crossing := range f.rules.Crossings(before, after, c) {
+	for _, crossing := range f.rules.Crossings(before, after) {
 		label := signalLabel{crossing.Profile, crossing.Stage, leadavro.Direction(crossing.Up), "signaled"}
 		if e.Revision > 0 || f.deps.Now().Sub(e.OccurredAt) > f.cfg.MaxAge {
 			label.outcome = "old"

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gin-gonic/gin"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sr"
 	"go.opentelemetry.io/otel/metric/noop"
@@ -70,6 +71,25 @@ func start(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*s
 
 func launch(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*suppression.Config, *suppression.Deps)) *replica {
 	t.Helper()
+	service, engine, end := build(t, c, name, dir, edit...)
+	document := apitest.Open(t, suppression.OpenAPI)
+	document.Routes(t, engine.Routes())
+	server, plain := httptest.NewServer(document.Handler(t, engine)), httptest.NewServer(engine)
+	r := &replica{t: t, service: service, document: document, url: server.URL, plain: plain.URL, client: server.Client()}
+	r.stop = sync.OnceFunc(func() {
+		server.Close()
+		plain.Close()
+		end()
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+// build runs an instance until the function that it returns is called.
+func build(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*suppression.Config, *suppression.Deps)) (
+	*suppression.Service, *gin.Engine, func(),
+) {
+	t.Helper()
 	enc, err := suppressionavro.NewEncoder(stateSchema)
 	if err != nil {
 		t.Fatal(err)
@@ -97,24 +117,16 @@ func launch(t *testing.T, c *kafkatest.Cluster, name, dir string, edit ...func(*
 	}
 	engine := api.NewEngine(slog.New(slog.DiscardHandler))
 	service.Routes(engine)
-	document := apitest.Open(t, suppression.OpenAPI)
-	document.Routes(t, engine.Routes())
-	server, plain := httptest.NewServer(document.Handler(t, engine)), httptest.NewServer(engine)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- service.Run(ctx) }()
-	r := &replica{t: t, service: service, document: document, url: server.URL, plain: plain.URL, client: server.Client()}
-	r.stop = sync.OnceFunc(func() {
-		server.Close()
-		plain.Close()
+	return service, engine, func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run() = %v, want nil after the context ended", err)
 		}
 		producer.Close()
-	})
-	t.Cleanup(r.stop)
-	return r
+	}
 }
 
 // within polls until ok or fails the test.

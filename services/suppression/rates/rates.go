@@ -128,8 +128,7 @@ func (s *Service) open() (*kgo.GroupTransactSession, error) {
 	sess, err := s.deps.Clients.Session(s.cfg.Group, s.cfg.TransactionalID, []string{s.deps.Topics.Events},
 		kgo.FetchMinBytes(1<<20),
 		kgo.FetchMaxWait(s.cfg.MaxWait),
-		// A new group need not count what has left every window.
-		kgo.ConsumeStartOffset(kgo.NewOffset().AfterMilli(s.deps.Now().Add(-s.cfg.Window-time.Hour).UnixMilli())),
+		kgo.AdjustFetchOffsetsFn(s.begin),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
 			s.books.assigned(assigned[s.deps.Topics.Events])
 		}),
@@ -139,4 +138,34 @@ func (s *Service) open() (*kgo.GroupTransactSession, error) {
 	}
 	s.client.Store(sess.Client())
 	return sess, nil
+}
+
+// begin says where partitions begin that the group has committed nothing for: a
+// window ago. What is older has left every window.
+//
+// They are offsets and not a time that the client resolves: the client asks for
+// the first record since then, and where there is none for the end. What was
+// published between the two answers would be skipped.
+func (s *Service) begin(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	partitions := offsets[s.deps.Topics.Events]
+	var fresh []int32
+	for p, offset := range partitions {
+		if offset.EpochOffset().Offset < 0 {
+			fresh = append(fresh, p)
+		}
+	}
+	if len(fresh) == 0 {
+		return offsets, nil
+	}
+	since := s.deps.Now().Add(-s.cfg.Window - time.Hour)
+	span, err := s.deps.Clients.Span(ctx, s.deps.Topics.Events, kafka.At(since), kafka.End())
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range fresh {
+		if from, known := span.From[p]; known {
+			partitions[p] = kgo.NewOffset().At(from)
+		}
+	}
+	return offsets, nil
 }

@@ -434,6 +434,40 @@ func TestCounted_waitsForOpenTransactions(t *testing.T) {
 	}
 }
 
+// A new group begins a window ago, at an offset: also where nothing has been
+// published yet, so that what is published next is read. What has a commit goes on
+// from it.
+func TestBegin(t *testing.T) {
+	w := newWorld(t)
+	s, _ := w.service("a")
+	client, err := w.c.Clients.Producer(kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	old := w.clock().Add(-3 * 24 * time.Hour)
+	for _, r := range []*kgo.Record{
+		{Partition: 1, Timestamp: old}, {Partition: 1, Timestamp: old}, {Partition: 1, Timestamp: w.clock()}, {Partition: 2, Timestamp: old},
+	} {
+		r.Topic, r.Value = w.c.Topics.Events, []byte("x")
+		if err := client.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := kgo.NewOffset().AtStart()
+	got, err := s.begin(t.Context(), map[string]map[int32]kgo.Offset{
+		w.c.Topics.Events: {0: start, 1: start, 2: start, 3: kgo.NewOffset().At(7)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, want := range map[int32]int64{0: 0, 1: 2, 2: 1, 3: 7} {
+		if offset := got[w.c.Topics.Events][p].EpochOffset().Offset; offset != want {
+			t.Errorf("begin() of partition %d = %d, want %d", p, offset, want)
+		}
+	}
+}
+
 // A crossing is told once, up and down, and not again while the rate wavers.
 func TestAlerts_crossings(t *testing.T) {
 	w := newWorld(t)

@@ -28,17 +28,25 @@ type Check struct {
 
 // Health answers whether the process lives and whether it can work.
 type Health struct {
-	checks   []*cachedCheck
+	checks   atomic.Pointer[[]*cachedCheck]
 	draining atomic.Bool
 }
 
 // NewHealth returns the health of a process that needs all that is checked.
 func NewHealth(checks ...Check) *Health {
 	h := &Health{}
-	for _, c := range checks {
-		h.checks = append(h.checks, &cachedCheck{Check: c})
-	}
+	h.Watch(checks...)
 	return h
+}
+
+// Watch replaces what the process needs: while it starts, that is something
+// else than afterwards.
+func (h *Health) Watch(checks ...Check) {
+	cached := make([]*cachedCheck, len(checks))
+	for i, c := range checks {
+		cached[i] = &cachedCheck{Check: c}
+	}
+	h.checks.Store(&cached)
 }
 
 // Drain makes the process unready at once, so that load balancers stop sending
@@ -70,15 +78,16 @@ func (h *Health) Admin(metrics http.Handler) http.Handler {
 }
 
 func (h *Health) ready(w http.ResponseWriter, r *http.Request) {
-	got := status{Status: "ready", Checks: make(map[string]checkStatus, len(h.checks))}
+	checks := *h.checks.Load()
+	got := status{Status: "ready", Checks: make(map[string]checkStatus, len(checks))}
 	code := http.StatusOK
-	errs := make([]error, len(h.checks))
+	errs := make([]error, len(checks))
 	var wg sync.WaitGroup
-	for i, c := range h.checks {
+	for i, c := range checks {
 		wg.Go(func() { errs[i] = c.ask(r.Context()) })
 	}
 	wg.Wait()
-	for i, c := range h.checks {
+	for i, c := range checks {
 		one := checkStatus{OK: errs[i] == nil, Optional: c.Optional}
 		if errs[i] != nil {
 			one.Error = errs[i].Error()

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -125,7 +126,30 @@ func (p *Process) Run(ctx context.Context, names []string, started func()) (err 
 		needs.Registry = needs.Registry || s.Needs.Registry
 		needs.ClickHouse = needs.ClickHouse || s.Needs.ClickHouse
 	}
-	if err := p.waitForSetup(ctx, needs); err != nil {
+	// Operators are answered from the first moment: a process that waits for a
+	// dependency lives, and says what it waits for.
+	var waiting atomic.Pointer[error]
+	health := httpserver.NewHealth(httpserver.Check{Name: "setup", Ask: func(context.Context) error {
+		if err := waiting.Load(); err != nil {
+			return *err
+		}
+		return errors.New("starting")
+	}})
+	log := p.logger("process")
+	admin := httpserver.New(p.Config.Admin, health.Admin(p.Telemetry.Metrics), log)
+	if err := admin.Listen(ctx); err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	// Services get a context that ends later than ctx: first /readyz says no,
+	// so that no new work is sent here.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	answering := make(chan error, 1)
+	go func() { answering <- admin.Run(work) }()
+	defer func() {
+		stop()
+		err = errors.Join(err, <-answering)
+	}()
+	if err := p.waitForSetup(ctx, needs, func(err error) { waiting.Store(&err) }); err != nil {
 		return err
 	}
 
@@ -142,23 +166,21 @@ func (p *Process) Run(ctx context.Context, names []string, started func()) (err 
 		parts = append(parts, part.Run...)
 		checks = append(checks, part.Checks...)
 	}
-	health := httpserver.NewHealth(checks...)
-	log := p.logger("process")
-	admin := httpserver.New(p.Config.Admin, health.Admin(p.Telemetry.Metrics), log)
-	if err := admin.Listen(ctx); err != nil {
-		return fmt.Errorf("admin: %w", err)
-	}
-
-	// Services get a context that ends later than ctx: first /readyz says no,
-	// so that no new work is sent here.
-	work, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
+	health.Watch(checks...)
 	context.AfterFunc(ctx, func() {
 		health.Drain()
 		log.Info("stopping", "drain_delay", p.Config.DrainDelay.String())
 		time.AfterFunc(p.Config.DrainDelay, stop)
 	})
-	parts = append(parts, run.Service{Name: "admin", Run: admin.Run})
+	parts = append(parts, run.Service{Name: "admin", Run: func(ctx context.Context) error {
+		select {
+		case err := <-answering:
+			answering <- nil // told here
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}})
 	if started != nil {
 		go awaitReady(work, checks, started)
 	}
@@ -193,8 +215,9 @@ func awaitReady(ctx context.Context, checks []httpserver.Check, started func()) 
 var ErrPending = errors.New("setup is pending")
 
 // waitForSetup refuses to start while setup is pending, and waits for what does
-// not answer: after a power failure everything starts at once.
-func (p *Process) waitForSetup(ctx context.Context, needs Needs) error {
+// not answer: after a power failure everything starts at once. It tells waiting
+// what for.
+func (p *Process) waitForSetup(ctx context.Context, needs Needs, waiting func(error)) error {
 	log := p.logger("process")
 	for wait := time.Second; ; wait = min(2*wait, 15*time.Second) {
 		attempt, cancel := context.WithTimeout(ctx, 15*time.Second)
@@ -209,6 +232,7 @@ func (p *Process) waitForSetup(ctx context.Context, needs Needs) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("interrupted while waiting for a dependency: %w", err)
 		}
+		waiting(fmt.Errorf("waiting for a dependency: %w", err))
 		log.Warn("waiting for a dependency", "err", err)
 		select {
 		case <-ctx.Done():

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	broker "github.com/twmb/franz-go/pkg/kfake" // imports_test.go has constants of their own names
 	schemas "github.com/twmb/franz-go/pkg/sr/srfake"
@@ -105,16 +105,48 @@ func TestRun_names(t *testing.T) {
 }
 
 // A dependency that does not answer is waited for, until the one who waits is
-// told to stop.
+// told to stop. Meanwhile the process says that it lives, and what it waits for.
 func TestRun_waitsForDependencies(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
+	free := httptest.NewServer(nil)
+	free.Close()
 	cfg := assembly.DefaultConfig()
 	cfg.Kafka.Brokers = []string{gone.Listener.Addr().String()}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	cfg.Admin.Addr = free.Listener.Addr().String()
+	ctx, cancel := context.WithTimeout(t.Context(), kafkatest.Patience)
 	defer cancel()
-	err := opened(t, cfg).Run(ctx, []string{"receiver"}, nil)
-	if err == nil || !strings.HasPrefix(err.Error(), "interrupted while waiting for a dependency: kafka at "+cfg.Kafka.Brokers[0]+": ") {
+	ended := make(chan error, 1)
+	process := opened(t, cfg)
+	go func() { ended <- process.Run(ctx, []string{"receiver"}, nil) }()
+
+	want := "waiting for a dependency: kafka at " + cfg.Kafka.Brokers[0] + ": "
+	for said := ""; !strings.Contains(said, want); {
+		select {
+		case err := <-ended:
+			t.Fatalf("Run() = %v before it said what it waits for; it said %q", err, said)
+		default:
+		}
+		if live, err := http.Get("http://" + cfg.Admin.Addr + "/livez"); err == nil {
+			if live.StatusCode != http.StatusOK {
+				t.Errorf("livez = %s while waiting, want 200", live.Status)
+			}
+			_ = live.Body.Close()
+		}
+		ready, err := http.Get("http://" + cfg.Admin.Addr + "/readyz")
+		if err != nil {
+			continue // not listening yet
+		}
+		text, err := io.ReadAll(ready.Body)
+		_ = ready.Body.Close()
+		if err != nil || ready.StatusCode != http.StatusServiceUnavailable {
+			t.Fatalf("readyz = %s, %v while waiting, want 503", ready.Status, err)
+		}
+		said = string(text)
+	}
+	cancel()
+	err := <-ended
+	if err == nil || !strings.HasPrefix(err.Error(), "interrupted while "+want) {
 		t.Errorf("Run() = %v, want that it was interrupted while it waited for kafka", err)
 	}
 }

@@ -116,6 +116,46 @@ func said(truth map[event.ID]event.Event) map[string][]entry {
 	return want
 }
 
+// listed is what the table for analysts holds: the entries in force, by address.
+func (r *river) listed() (map[string][]entry, error) {
+	text, err := r.query(`SELECT address_folded, scope_kind, scope_id, e.1 AS reason, e.2 AS since, e.3 AS event_id
+FROM
+(
+    SELECT *, arrayJoin(arrayZip(
+        arrayConcat([reason], weaker.reason), arrayConcat([since], weaker.since),
+        arrayConcat([event_id], weaker.event_id), arrayConcat([expires_at], weaker.expires_at))) AS e
+    FROM mailriver.suppressions WHERE in_force
+)
+WHERE e.4 IS NULL OR e.4 > now() FORMAT JSONEachRow`)
+	if err != nil {
+		return nil, err
+	}
+	got := map[string][]entry{}
+	dec := json.NewDecoder(strings.NewReader(text))
+	for dec.More() {
+		var row struct {
+			Address string `json:"address_folded"`
+			entry
+		}
+		if err := dec.Decode(&row); err != nil {
+			return nil, err
+		}
+		got[row.Address] = append(got[row.Address], row.entry)
+	}
+	for _, entries := range got {
+		sortEntries(entries)
+	}
+	return got, nil
+}
+
+func sameEntries(a, b []entry) bool {
+	return slices.EqualFunc(a, b, func(a, b entry) bool {
+		since := a.Since.Equal(b.Since)
+		a.Since, b.Since = time.Time{}, time.Time{}
+		return since && a == b
+	})
+}
+
 func sortEntries(entries []entry) {
 	slices.SortFunc(entries, func(a, b entry) int {
 		return strings.Compare(a.ScopeKind+"\x00"+a.ScopeID+"\x00"+string(a.Reason), b.ScopeKind+"\x00"+b.ScopeID+"\x00"+string(b.Reason))
@@ -150,26 +190,45 @@ func TestSuppression_isWhatTheTruthSays(t *testing.T) {
 	if entries < 20 {
 		t.Fatalf("the load suppresses %d times only: it proves nothing", entries)
 	}
+	var answers map[string]suppressed
 	eventually(t, "as the truth says", func() error {
-		var got map[string]suppressed
-		if _, err := r.ask(http.MethodPost, "/v1/suppressions/check", map[string]any{"addresses": addresses}, &got); err != nil {
+		clear(answers)
+		if _, err := r.ask(http.MethodPost, "/v1/suppressions/check", map[string]any{"addresses": addresses}, &answers); err != nil {
 			return err
 		}
 		for _, address := range addresses {
-			a := got[address]
+			a := answers[address]
 			sortEntries(a.Entries)
-			if len(a.Entries) != len(want[address]) {
+			if !sameEntries(a.Entries, want[address]) {
 				return fmt.Errorf("%s: got %+v, want %+v", address, a.Entries, want[address])
-			}
-			for i, e := range a.Entries {
-				w := want[address][i]
-				if e.ScopeKind != w.ScopeKind || e.ScopeID != w.ScopeID || e.Reason != w.Reason || !e.Since.Equal(w.Since) || e.EventID != w.EventID {
-					return fmt.Errorf("%s: got %+v, want %+v", address, e, w)
-				}
 			}
 		}
 		return nil
 	})
+	// And the table for analysts says of every address what the API says.
+	eventually(t, "the table as the API", func() error {
+		got, err := r.listed()
+		if err != nil {
+			return err
+		}
+		for _, address := range addresses {
+			if !sameEntries(got[address], answers[address].Entries) {
+				return fmt.Errorf("%s: the table has %+v, the API %+v", address, got[address], answers[address].Entries)
+			}
+			delete(got, address)
+		}
+		if len(got) > 0 {
+			return fmt.Errorf("the table has %d addresses that nobody asked about: %+v", len(got), got)
+		}
+		return nil
+	})
+	text, err := r.query("SELECT count(), uniqExact(address, scope_kind, scope_id), countIf(in_force) FROM mailriver.suppressions")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if counts := strings.Fields(text); len(counts) != 3 || counts[0] != counts[1] {
+		t.Errorf("the table has %s rows, keys and rows in force, want a row for each key", text)
+	}
 }
 
 // A complaint that arrives as a signed webhook stops mail to that address, and
@@ -203,6 +262,14 @@ func TestSuppression_complaint(t *testing.T) {
 		return err
 	})
 	t.Logf("suppressed %s after the post", time.Since(posted).Round(10*time.Millisecond))
+	eventually(t, "in the table", func() error {
+		got, err := r.listed()
+		if entries := got["jane@example.com"]; err == nil && (len(entries) != 1 || entries[0].Reason != suppression.Complaint) {
+			err = fmt.Errorf("%+v", entries)
+		}
+		return err
+	})
+	t.Logf("in the table %s after the post", time.Since(posted).Round(10*time.Millisecond))
 
 	var why struct {
 		Scopes []struct {

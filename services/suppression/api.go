@@ -3,7 +3,6 @@ package suppression
 import (
 	"context"
 	_ "embed" // openapi.yaml
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -155,6 +154,9 @@ func checkMail(fields *api.Fields, m mail) {
 
 func (l *list) answer(given string, entries []model.Entry, m mail, now time.Time) Answer {
 	a := Answer{Address: given, Entries: []Line{}}
+	if len(entries) == 0 {
+		return a // as nearly always
+	}
 	for _, e := range model.Active(entries, now) {
 		a.Suppressed = a.Suppressed || m.concerns(e)
 		a.Entries = append(a.Entries, line(e))
@@ -224,10 +226,17 @@ func getAddress(s *Service, l *list, c *gin.Context) error {
 		return err
 	}
 	a.AsOf = &asOf
+	text, err := a.appendJSON(make([]byte, 0, 320))
+	if err != nil {
+		return err
+	}
 	s.metrics.lookedUp(ctx, a)
-	c.JSON(http.StatusOK, a)
+	c.Data(http.StatusOK, contentJSON, text)
 	return nil
 }
+
+// contentJSON is what gin calls it, too.
+const contentJSON = "application/json; charset=utf-8"
 
 // checkRequest is the body of POST check.
 type checkRequest struct {
@@ -276,32 +285,32 @@ func postCheck(s *Service, l *list, c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	answers := make([]Answer, len(found))
-	now := s.deps.Now()
-	for i, entries := range found {
-		answers[i] = l.answer(body.Addresses[i], entries, m, now)
-	}
 	asOf, err := l.current()
 	if err != nil {
 		return err
 	}
-	text, err := checkBody(answers, asOf)
+	answers := make([]Answer, len(found))
+	now := s.deps.Now()
+	for i, entries := range found {
+		answers[i] = l.answer(body.Addresses[i], entries, m, now)
+		answers[i].AsOf = &asOf
+	}
+	text, err := checkBody(answers)
 	if err != nil {
 		return err
 	}
 	s.metrics.lookedUp(c.Request.Context(), answers...)
-	c.Data(http.StatusOK, "application/json; charset=utf-8", text)
+	c.Data(http.StatusOK, contentJSON, text)
 	return nil
 }
 
-// checkBody is the answers by address. Most of ten thousand addresses have no
-// entry, and encoding/json would take longer for those than the look-up did.
-func checkBody(answers []Answer, asOf string) ([]byte, error) {
-	age, err := json.Marshal(asOf)
-	if err != nil {
-		return nil, err
+// checkBody is the answers by address.
+func checkBody(answers []Answer) ([]byte, error) {
+	size := 0
+	for i := range answers {
+		size += 2*len(answers[i].Address) + 90 + 240*len(answers[i].Entries)
 	}
-	body := append(make([]byte, 0, 140*len(answers)), '{')
+	body := append(make([]byte, 0, size), '{')
 	seen := make(map[string]bool, len(answers))
 	for i := range answers {
 		a := &answers[i]
@@ -312,24 +321,13 @@ func checkBody(answers []Answer, asOf string) ([]byte, error) {
 		if len(body) > 1 {
 			body = append(body, ',')
 		}
-		name, err := json.Marshal(a.Address)
-		if err != nil {
+		var err error
+		if body, err = appendText(body, a.Address); err != nil {
 			return nil, err
 		}
-		body = append(append(body, name...), `:{"address":`...)
-		body = append(append(body, name...), `,"suppressed":`...)
-		body = strconv.AppendBool(body, a.Suppressed)
-		body = append(body, `,"entries":`...)
-		if len(a.Entries) == 0 {
-			body = append(body, '[', ']')
-		} else {
-			entries, err := json.Marshal(a.Entries)
-			if err != nil {
-				return nil, err
-			}
-			body = append(body, entries...)
+		if body, err = a.appendJSON(append(body, ':')); err != nil {
+			return nil, err
 		}
-		body = append(append(append(body, `,"as_of":`...), age...), '}')
 	}
 	return append(body, '}'), nil
 }

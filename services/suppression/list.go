@@ -108,8 +108,11 @@ func (l *list) fill(ctx context.Context, folded []string, found [][]model.Entry)
 	for i, f := range folded {
 		prefixes[i] = []byte(f)
 	}
-	all := map[int][]stored{}
+	var all map[int][]stored // most addresses have nothing
 	err := l.states.Lookup(prefixes, func(i int, key, value []byte) bool {
+		if all == nil {
+			all = map[int][]stored{}
+		}
 		all[i] = append(all[i], stored{spellingOf(key), bytes.Clone(value)})
 		return true
 	})

@@ -76,7 +76,7 @@ One file for all services: ` + "`--config FILE`" + `, else the variable ` + "`MA
 - ` + "`mailriver config check`" + ` reports everything that is wrong, in one message. Exit status 2 if there is anything.
 - ` + "`mailriver config print`" + ` shows what is in effect, secrets as ` + "`***`" + `.
 
-**Variables.** The variable of a key is ` + "`MAILRIVER_`" + ` and its path in upper case, joined by underscores: ` + "`loader.max_rows`" + ` is ` + "`MAILRIVER_LOADER_MAX_ROWS`" + `. Lists of texts are separated by commas. ` + "`sources`" + ` can be set in the file only. A variable that begins like a section and names no key of it is an error.
+**Variables.** The variable of a key is ` + "`MAILRIVER_`" + ` and its path in upper case, joined by underscores: ` + "`loader.max_rows`" + ` is ` + "`MAILRIVER_LOADER_MAX_ROWS`" + `. Lists of texts are separated by commas. ` + "`sources`" + ` and ` + "`suppression_sync`" + ` can be set in the file only. A variable that begins like a section and names no key of it is an error.
 
 **Durations** have a unit: ` + "`500ms`, `10s`, `5m`, `168h`" + `.
 
@@ -142,20 +142,20 @@ func configurationPage(t *testing.T) string {
 
 	var top []key
 	for _, k := range d.keys(root, "") {
-		if k.value.Kind() != reflect.Struct && k.name != "sources" {
+		if k.value.Kind() != reflect.Struct && !isList(k.value.Type()) {
 			top = append(top, k)
 		}
 	}
 	fmt.Fprintf(&page, "\n## Top level\n\n%s", d.table(top, true))
 	for _, k := range d.keys(root, "") {
-		if k.value.Kind() != reflect.Struct && k.name != "sources" {
+		if k.value.Kind() != reflect.Struct && !isList(k.value.Type()) {
 			continue
 		}
 		fmt.Fprintf(&page, "\n## %s\n\n", k.name)
 		about := ""
-		if k.name == "sources" {
+		if isList(k.value.Type()) {
 			element := reflect.New(k.value.Type().Elem()).Elem()
-			about = d.about(element.Type())
+			about = strings.TrimSpace(d.about(element.Type()) + " " + k.doc)
 			fmt.Fprintf(&page, "A list. %s\n\n%s", about, d.table(d.flat(element, ""), false))
 			continue
 		}
@@ -166,6 +166,9 @@ func configurationPage(t *testing.T) string {
 	}
 	return page.String()
 }
+
+// isList says whether a section is a list of structs, as sources is.
+func isList(t reflect.Type) bool { return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct }
 
 // key is a key of the configuration.
 type key struct {

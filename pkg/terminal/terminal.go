@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,9 @@ func ParseFormat(name string) (Format, error) {
 type List struct {
 	Columns []string // snake_case
 	Rows    [][]any
+	// Wrap names columns whose cells go on in the next line, in a table, where
+	// the terminal is too narrow for them.
+	Wrap []string
 }
 
 // Write writes a list. A table fits the width of the terminal: long cells are
@@ -59,11 +63,12 @@ func Write(w io.Writer, format Format, list List) error {
 	t.Style().Options.DrawBorder = false
 	t.Style().Options.SeparateColumns = false
 	t.Style().Format.Header = text.FormatDefault
+	var configs []table.ColumnConfig
 	if width, ok := Width(w); ok {
 		t.Style().Size.WidthMax = width
+		configs = wrapped(list, width)
 	}
 	header := make(table.Row, len(list.Columns))
-	var configs []table.ColumnConfig
 	for i, name := range list.Columns {
 		header[i] = strings.ToUpper(strings.ReplaceAll(name, "_", " "))
 		if numeric(list, i) {
@@ -81,6 +86,43 @@ func Write(w io.Writer, format Format, list List) error {
 	}
 	t.Render()
 	return nil
+}
+
+// minWrapped is how narrow a column may become.
+const minWrapped = 12
+
+// wrapped makes the columns that may be wrapped so narrow that the table fits,
+// the widest first.
+func wrapped(list List, width int) []table.ColumnConfig {
+	widths := make([]int, len(list.Columns))
+	total := 0
+	for i, name := range list.Columns {
+		widths[i] = text.StringWidth(name)
+		for _, row := range list.Rows {
+			widths[i] = max(widths[i], text.StringWidth(Text(row[i])))
+		}
+		total += widths[i] + 2 // a space on either side
+	}
+	var configs []table.ColumnConfig
+	for total > width {
+		widest := -1
+		for i, name := range list.Columns {
+			if slices.Contains(list.Wrap, name) && (widest < 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 || widths[widest] <= minWrapped {
+			break
+		}
+		widths[widest]--
+		total--
+	}
+	for i, name := range list.Columns {
+		if slices.Contains(list.Wrap, name) {
+			configs = append(configs, table.ColumnConfig{Number: i + 1, WidthMax: widths[i], WidthMaxEnforcer: text.WrapSoft})
+		}
+	}
+	return configs
 }
 
 func numeric(list List, column int) bool {

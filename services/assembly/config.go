@@ -14,6 +14,7 @@ import (
 	"mailriver/pkg/esp/all"
 	"mailriver/pkg/httpserver"
 	"mailriver/pkg/kafka"
+	"mailriver/pkg/suppression/client"
 	"mailriver/pkg/telemetry"
 	"mailriver/pkg/unsubscribe"
 	"mailriver/services/leadscoring"
@@ -53,6 +54,10 @@ type Config struct {
 	Unsubscribe unsubscribe.Config `yaml:"unsubscribe"`
 	Suppression suppression.Config `yaml:"suppression"`
 	Leadscoring leadscoring.Config `yaml:"leadscoring"`
+	// SuppressionClient is for the commands `mailriver suppress ...`.
+	SuppressionClient client.Config `yaml:"suppression_client"`
+	// SuppressionSync are the lists that `mailriver suppress sync` compares.
+	SuppressionSync []SyncList `yaml:"suppression_sync"`
 
 	// environ is where ${env:NAME} of a secret is looked up.
 	environ []string
@@ -72,8 +77,9 @@ func DefaultConfig() Config {
 		Normalizer: normalizer.DefaultConfig(),
 		Loader:     loader.DefaultConfig(),
 
-		Suppression: suppression.DefaultConfig(),
-		Leadscoring: leadscoring.DefaultConfig(),
+		Suppression:       suppression.DefaultConfig(),
+		Leadscoring:       leadscoring.DefaultConfig(),
+		SuppressionClient: client.DefaultConfig(),
 	}
 }
 
@@ -119,10 +125,12 @@ func (c Config) Validate() error {
 		{"unsubscribe", c.Unsubscribe.Validate()},
 		{"suppression", c.Suppression.Validate()},
 		{"leadscoring", c.Leadscoring.Validate()},
+		{"suppression_client", c.SuppressionClient.Validate()},
 	} {
 		problems.Add(config.Prefix(section.name+".", section.err))
 	}
 	problems.Add(receiver.CheckSources(c.Receiver, c.Sources, c.surroundings()))
+	problems.Add(checkLists(c.SuppressionSync, c.sourceNames()))
 	for _, secret := range []struct {
 		key   string
 		value config.Secret
@@ -138,6 +146,14 @@ func (c Config) Validate() error {
 		problems.Add(err) // a file may be there for the receiver alone
 	}
 	return problems.Err()
+}
+
+func (c Config) sourceNames() []string {
+	names := make([]string, len(c.Sources))
+	for i, s := range c.Sources {
+		names[i] = s.Name
+	}
+	return names
 }
 
 // UnsubscribeKeys returns the keys of links to opt out, or nil when there are

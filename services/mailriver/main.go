@@ -30,7 +30,8 @@ func main() {
 }
 
 // mailriver is main with its surroundings passed in, so that tests call it. It
-// returns the exit status: 0 done, 1 failed, 2 wrong usage or configuration.
+// returns the exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3
+// an address is suppressed (suppress check --fail-if-suppressed).
 func mailriver(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	c := &command{environ: environ}
 	root := c.root()
@@ -49,6 +50,9 @@ func mailriver(ctx context.Context, args, environ []string, stdin io.Reader, std
 	}
 	if errors.Is(err, assembly.ErrConfig) {
 		return 2
+	}
+	if errors.Is(err, errSuppressed) {
+		return 3
 	}
 	return 1
 }
@@ -101,7 +105,7 @@ func (c *command) root() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd, []string{s.Name}) },
 		})
 	}
-	for _, sub := range []*cobra.Command{c.setup(), c.config(), c.tail(), c.replay(), c.simulate(), c.audit(), c.dead(), c.apiKey(), c.unsubscribeLink(), c.version()} {
+	for _, sub := range []*cobra.Command{c.setup(), c.config(), c.tail(), c.replay(), c.simulate(), c.audit(), c.dead(), c.suppress(), c.apiKey(), c.unsubscribeLink(), c.version()} {
 		sub.GroupID = operate.ID
 		root.AddCommand(sub)
 	}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mailriver/pkg/config"
+	"mailriver/pkg/event"
+	"mailriver/pkg/suppression"
+	"mailriver/pkg/suppression/client"
+	"mailriver/pkg/terminal"
+	"mailriver/services/assembly"
+)
+
+func (c *command) suppress() *cobra.Command {
+	s := &suppress{command: c}
+	cmd := &cobra.Command{
+		Use:   "suppress",
+		Short: "Ask and change the list of who must not be mailed",
+		Long: "Asks the suppression API, and changes the list through it. Where the API is, and the key for it, is in\n" +
+			"the section suppression_client of the configuration; the key may also be in the variable\n" +
+			"MAILRIVER_SUPPRESSION_CLIENT_KEY. A service that listens on this machine only needs no key.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.PersistentFlags().StringVar(&s.url, "url", "", "base URL of the suppression API (default: suppression_client.url)")
+	cmd.AddCommand(s.check(), s.explain(), s.list(), s.add(), s.lift(), s.importFile(), s.export(), s.sync())
+	return cmd
+}
+
+// suppress is what its subcommands share.
+type suppress struct {
+	*command
+	url string
+}
+
+// load is the configuration with what the flags say.
+func (s *suppress) load() (assembly.Config, error) {
+	cfg, err := s.command.load()
+	if err != nil {
+		return cfg, err
+	}
+	return cfg, s.apply(&cfg)
+}
+
+func (s *suppress) apply(cfg *assembly.Config) error {
+	if s.url == "" {
+		return nil
+	}
+	cfg.SuppressionClient.URL = s.url
+	return cfg.SuppressionClient.Validate()
+}
+
+// with opens a client and calls f with it. What went wrong is told with what can
+// be done about it.
+func (s *suppress) with(cmd *cobra.Command, f func(*client.Client) error) error {
+	cfg, err := s.load()
+	if err != nil {
+		return err
+	}
+	api, err := assembly.SuppressionClient(cfg)
+	if err != nil {
+		return err
+	}
+	return advised(cmd, cfg.SuppressionClient, f(api))
+}
+
+// advised adds to an error of the API what to do next.
+func advised(cmd *cobra.Command, cfg client.Config, err error) error {
+	if err == nil || cmd.Context().Err() != nil {
+		return err
+	}
+	if errors.Is(err, client.ErrUnreachable) {
+		return fmt.Errorf("%w\nstart it with `mailriver suppression`, or name another with --url or suppression_client.url", err)
+	}
+	p, ok := errors.AsType[*client.Problem](err)
+	switch {
+	case !ok:
+		return err
+	case p.Foreign:
+		return fmt.Errorf("%w\nis %s its address? --url or suppression_client.url name another", err, config.RedactURL(cfg.URL))
+	case p.Status == http.StatusBadRequest && len(p.Errors) > 0:
+		return usageError{cmd.CommandPath(), err}
+	case p.Status == http.StatusUnauthorized:
+		return fmt.Errorf("%w\nmake one with `mailriver api-key new --name NAME`: what it prints for the configuration goes to the\n"+
+			"service, and the key into suppression_client.key here, or into MAILRIVER_SUPPRESSION_CLIENT_KEY", err)
+	case p.Status == http.StatusForbidden && !cfg.Key.IsZero():
+		return fmt.Errorf("%w\n`mailriver api-key new --name NAME --scope read,write` makes a key that may do both", err)
+	case p.Status == http.StatusServiceUnavailable && p.RetryAfter > 0:
+		return fmt.Errorf("%w\ntry again in %s", err, p.RetryAfter)
+	}
+	return err
+}
+
+// mailFlags are the mail that a question is about.
+func mailFlags(cmd *cobra.Command, m *client.Mail) {
+	cmd.Flags().StringVar(&m.Stream, "stream", "", "about mail of this stream: what was opted out of only there counts, too")
+	scopeFlags(cmd, &m.ScopeKind, &m.ScopeID, "about mail of this scope")
+}
+
+func scopeFlags(cmd *cobra.Command, kind, id *string, about string) {
+	kinds, _ := event.Vocabulary("scope_kind")
+	cmd.Flags().StringVar(kind, "scope-kind", "", about+": "+strings.Join(kinds, ", "))
+	cmd.Flags().StringVar(id, "scope-id", "", "which list, stream, group, ...")
+}
+
+func outputFlag(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVar(output, "output", "table", "table, json or csv")
+}
+
+// checkScope reports words that are none, before anything is asked.
+func checkScope(kind, id string) error {
+	kinds, _ := event.Vocabulary("scope_kind")
+	var problems config.Problems
+	problems.Must(kind == "" || slices.Contains(kinds, kind), "scope-kind: is %q, must be one of %s", kind, strings.Join(kinds, ", "))
+	problems.Must(id == "" || kind != "", "scope-id: needs --scope-kind")
+	return problems.Err()
+}
+
+func checkReason(reason string) error {
+	if _, ok := suppression.ParseReason(reason); !ok && reason != "" {
+		return fmt.Errorf("reason: is %q, must be one of %v", reason, suppression.Reasons())
+	}
+	return nil
+}
+
+// scopeText is a scope for people.
+func scopeText(kind, id string) string {
+	if kind == event.ScopeAddress {
+		return "all mail"
+	}
+	return strings.TrimSpace(kind + " " + id)
+}
+
+// entryColumns are the names of what entryCells returns, for programs.
+func entryColumns() []string {
+	return []string{"reason", "scope_kind", "scope_id", "since", "expires_at", "provider", "source", "note", "event_id"}
+}
+
+func entryCells(e suppression.Entry) []any {
+	return []any{string(e.Reason), e.ScopeKind, e.ScopeID, e.Since, e.ExpiresAt, e.Provider, e.Source, e.Note, e.EventID}
+}
+
+// peopleColumns are the names of what peopleCells returns. What is looked for
+// first stands first: a terminal may cut the last.
+func peopleColumns() []string {
+	return []string{"reason", "scope", "since", "expires_at", "provider", "source", "note"}
+}
+
+func peopleCells(e suppression.Entry) []any {
+	return []any{string(e.Reason), scopeText(e.ScopeKind, e.ScopeID), e.Since, e.ExpiresAt, e.Provider, e.Source, e.Note}
+}
+
+// writePeople writes a table without the columns that nothing is in.
+func writePeople(out io.Writer, columns []string, rows [][]any) error {
+	list := terminal.List{Rows: make([][]any, len(rows)), Wrap: []string{"note"}}
+	for i, name := range columns {
+		if len(rows) > 0 && !slices.ContainsFunc(rows, func(row []any) bool { return terminal.Text(row[i]) != "" }) {
+			continue
+		}
+		list.Columns = append(list.Columns, name)
+		for n, row := range rows {
+			list.Rows[n] = append(list.Rows[n], row[i])
+		}
+	}
+	return terminal.Write(out, terminal.Table, list)
+}
+
+// writeEntries writes entries of one address.
+func writeEntries(out io.Writer, entries []suppression.Entry) error {
+	rows := make([][]any, len(entries))
+	for i, e := range entries {
+		rows[i] = peopleCells(e)
+	}
+	return writePeople(out, peopleColumns(), rows)
+}
+
+// verdict is one line about an address.
+func verdict(a client.Answer) string {
+	text := "is not suppressed"
+	if a.Suppressed {
+		text = "is suppressed"
+	}
+	if !a.AsOf.IsZero() {
+		text += " (as of " + a.AsOf.UTC().Format(time.RFC3339) + ")"
+	}
+	return terminal.Text(a.Address) + " " + text
+}

@@ -23,10 +23,12 @@ type Set struct {
 	rules    map[int64]rule
 	caps     int           // rules that have one
 	keep     time.Duration // the longest horizon of a profile
+	within   time.Duration // the shortest
 
 	byType      map[event.Type][]*program // what can hold for a type, for types that a condition names
 	anyType     []*program                // what can hold for every other type
 	matchers    sync.Pool                 // of *matcher
+	scratches   sync.Pool                 // of *scratch
 	fingerprint string
 }
 
@@ -86,10 +88,14 @@ func Compile(profiles []Profile) (*Set, error) {
 		}
 		s.profiles = append(s.profiles, &p)
 		s.keep = max(s.keep, horizon*p.HalfLife)
+		if i == 0 || s.within > horizon*p.HalfLife {
+			s.within = horizon * p.HalfLife
+		}
 	}
 	if err := problems.Err(); err != nil {
 		return nil, err
 	}
+	s.scratches.New = func() any { return &scratch{spent: make([][]spending, s.caps)} }
 	s.index(programs)
 	s.fingerprint = s.fingerprintOf(programs)
 	return s, nil

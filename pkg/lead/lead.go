@@ -125,6 +125,9 @@ func compareTime(a, b *Contribution) int {
 // It takes contributions oldest first, owns the slice and does not write to the
 // lists of rules.
 func (s *Set) bound(all []Contribution) []Contribution {
+	if n := len(all); n <= KeptEvents && (n == 0 || all[n-1].At.Sub(all[0].At) <= s.within) {
+		return all // nothing can be too many or too old: so it is for nearly everybody
+	}
 	var unknown map[int64]int // of rules that are not configured: they may come back
 	seen := make([]uint8, len(s.rules))
 	newest := make([]time.Time, len(s.profiles)) // of each profile
@@ -230,6 +233,13 @@ type spending struct {
 	points float64
 }
 
+// scratch is memory that one walk after another uses.
+type scratch struct {
+	spent       [][]spending // of each rule with a cap
+	engagements []machine.Engagement
+	deliveries  []machine.Delivery
+}
+
 // walk goes through a state for all profiles at once. A profile looks only at
 // events that a rule of it held for: others do not touch its score, not even in
 // its last bit. Each is called with every step.
@@ -238,8 +248,13 @@ func (s *Set) walk(st *State, each func(profile int, step Step)) []walk {
 	for i := range walks {
 		walks[i] = walk{stage: -1, last: -1}
 	}
-	evidence := evidenceOf(st)
-	spent := make([][]spending, s.caps)
+	own, _ := s.scratches.Get().(*scratch)
+	defer s.scratches.Put(own)
+	spent := own.spent
+	for i := range spent {
+		spent[i] = spent[i][:0]
+	}
+	evidence := own.evidenceOf(st)
 	for i := range st.Contributions {
 		c := &st.Contributions[i]
 		for _, id := range c.Rules {
@@ -290,7 +305,7 @@ func (w *walk) to(p *Profile, at time.Time) {
 
 // evidenceOf returns, for each contribution, what several events together say
 // against a human; nil when they say nothing.
-func evidenceOf(st *State) [][]string {
+func (own *scratch) evidenceOf(st *State) [][]string {
 	engaged := false
 	for i := range st.Contributions {
 		engaged = engaged || isEngagement(&st.Contributions[i])
@@ -298,18 +313,19 @@ func evidenceOf(st *State) [][]string {
 	if !engaged {
 		return nil
 	}
-	engagements := make([]machine.Engagement, len(st.Contributions))
+	own.engagements, own.deliveries = own.engagements[:0], own.deliveries[:0]
 	for i := range st.Contributions {
 		c := &st.Contributions[i]
+		engagement := machine.Engagement{}
 		if len(c.Rules) > 0 { // not one that a correction took back
-			engagements[i] = machine.Engagement{At: c.At, Type: c.Type, Message: c.Message, Link: c.Link}
+			engagement = machine.Engagement{At: c.At, Type: c.Type, Message: c.Message, Link: c.Link}
 		}
+		own.engagements = append(own.engagements, engagement)
 	}
-	deliveries := make([]machine.Delivery, len(st.Deliveries))
-	for i, d := range st.Deliveries {
-		deliveries[i] = machine.Delivery(d)
+	for _, d := range st.Deliveries {
+		own.deliveries = append(own.deliveries, machine.Delivery(d))
 	}
-	return machine.OverTime(engagements, deliveries)
+	return machine.OverTime(own.engagements, own.deliveries)
 }
 
 func isEngagement(c *Contribution) bool { return c.Type == event.Opened || c.Type == event.Clicked }
@@ -317,9 +333,11 @@ func isEngagement(c *Contribution) bool { return c.Type == event.Opened || c.Typ
 // capped is what the cap of a rule leaves of its points at a time, and what the
 // rule gave within the window then, that included.
 func capped(spent []spending, r *Rule, at time.Time) (float64, []spending) {
-	for len(spent) > 0 && at.Sub(spent[0].at) >= r.Cap.Window {
-		spent = spent[1:]
+	over := 0
+	for over < len(spent) && at.Sub(spent[over].at) >= r.Cap.Window {
+		over++
 	}
+	spent = slices.Delete(spent, 0, over)
 	sum := 0.0
 	for _, s := range spent {
 		sum += math.Abs(s.points)

@@ -77,16 +77,14 @@ func (s *Set) Add(st State, o *Observation) (State, bool) {
 	if c := &o.Contribution; !c.EventID.IsZero() {
 		switch at, known := st.find(c); {
 		case known:
-			next.Contributions = unite(st.Contributions, []Contribution{*c})
+			next.Contributions = s.bound(unite(st.Contributions, []Contribution{*c}))
 		case len(c.Rules) > 0:
-			next.Contributions = slices.Insert(slices.Clone(st.Contributions), at, *c)
+			all := append(make([]Contribution, 0, len(st.Contributions)+1), st.Contributions[:at]...)
+			next.Contributions = s.bound(append(append(all, *c), st.Contributions[at:]...))
 		}
 	}
 	if o.Delivery.Message != 0 && !slices.Contains(st.Deliveries, o.Delivery) {
 		next.Deliveries = uniteDeliveries(st.Deliveries, []Delivery{o.Delivery})
-	}
-	if len(next.Contributions) > 0 {
-		next.Contributions = s.bound(slices.Clone(next.Contributions))
 	}
 	if slices.Equal(next.Deliveries, st.Deliveries) && slices.EqualFunc(next.Contributions, st.Contributions, sameContribution) {
 		return st, false

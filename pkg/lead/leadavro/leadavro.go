@@ -64,12 +64,24 @@ func NewEncoder(id int) (*Encoder, error) {
 
 // NewDecoder returns the decoder of scores.
 func NewDecoder(registry avro.Schemas) *Decoder {
-	return avro.NewDecoder(registry, fields(), func(r *Record) error {
-		if r.Recipient == "" {
-			return fault.Permanentf(fault.BadAvro, "recipient is missing")
-		}
-		return nil
-	})
+	return avro.NewDecoder(registry, fields(), check)
+}
+
+// NewHeadDecoder returns a decoder that leaves the contributions and deliveries
+// out, for whoever wants the standings of many.
+func NewHeadDecoder(registry avro.Schemas) *Decoder {
+	head := fields()
+	for _, name := range []string{"updated_at", "contributions", "deliveries"} {
+		delete(head, name)
+	}
+	return avro.NewDecoder(registry, head, check).Partial()
+}
+
+func check(r *Record) error {
+	if r.Recipient == "" {
+		return fault.Permanentf(fault.BadAvro, "recipient is missing")
+	}
+	return nil
 }
 
 // NewSignalEncoder returns the encoder for this build's schema of a signal and

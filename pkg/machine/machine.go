@@ -135,11 +135,11 @@ func examine(e *event.Event) findings {
 	click := e.Type == event.Clicked
 	if name := strings.TrimSpace(e.UserAgent); name != "" {
 		name = strings.ToLower(name[:min(len(name), maxAgent)])
-		for i := range agents {
-			if a := &agents[i]; a.is(name) && (a.code != AppleProxy || maybeApple(e.ClientName)) {
+		lookUp(name, func(a *agent) {
+			if a.code != AppleProxy || maybeApple(e.ClientName) {
 				f.add(a.code, a.means(click))
 			}
-		}
+		})
 	}
 	if ip, err := netip.ParseAddr(e.ClientIP); err == nil {
 		ip = ip.Unmap()

@@ -44,7 +44,9 @@ const (
 )
 
 // bursts are numbers of different links of one message that nobody follows in
-// less than a time.
+// less than a time; the longest time stands last. Marketo, which has tried
+// longer ones, takes the same second ("proximity pattern",
+// https://nation.marketo.com, "Update to Filtering bot activity").
 var bursts = [...]struct { //nolint:gochecknoglobals // a table
 	links  int
 	within time.Duration
@@ -78,12 +80,9 @@ type Delivery struct {
 // a little sooner.
 func OverTime(engagements []Engagement, deliveries []Delivery) [][]string {
 	out := make([][]string, len(engagements))
-	order := make([]int, 0, len(engagements))
-	for i := range engagements {
-		e := &engagements[i]
-		if e.Message != 0 && (e.Type == event.Opened || e.Type == event.Clicked) {
-			order = append(order, i)
-		}
+	order := candidates(engagements, deliveries)
+	if len(order) == 0 {
+		return out
 	}
 	slices.SortStableFunc(order, func(a, b int) int {
 		x, y := &engagements[a], &engagements[b]
@@ -109,6 +108,51 @@ func OverTime(engagements []Engagement, deliveries []Delivery) [][]string {
 	}
 	return out
 }
+
+// candidates returns those that any evidence can be about: near a delivery, or
+// so near to another that they may be of one burst. Mostly there is none, and
+// nothing is left to do: lead scoring asks on every event. Whatever lies between
+// two of a burst is as near, so a burst is here whole or not at all.
+func candidates(engagements []Engagement, deliveries []Delivery) []int {
+	inTime := func(a, b Engagement) int { return a.At.Compare(b.At) }
+	if slices.IsSortedFunc(engagements, inTime) {
+		return nearby(engagements, deliveries, nil)
+	}
+	order := make([]int, len(engagements))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return inTime(engagements[a], engagements[b]) })
+	return nearby(engagements, deliveries, order)
+}
+
+// nearby looks at the engagements in an order of time; no order is as they stand.
+func nearby(engagements []Engagement, deliveries []Delivery, order []int) []int {
+	place := func(n int) int {
+		if order == nil {
+			return n
+		}
+		return order[n]
+	}
+	longest := bursts[len(bursts)-1].within
+	var near []int
+	for n := range engagements {
+		i := place(n)
+		e := &engagements[i]
+		if e.Message == 0 || e.Type != event.Opened && e.Type != event.Clicked {
+			continue
+		}
+		if n > 0 && e.At.Sub(engagements[place(n-1)].At) < longest ||
+			n+1 < len(engagements) && engagements[place(n+1)].At.Sub(e.At) < longest ||
+			slices.ContainsFunc(deliveries, func(d Delivery) bool { return d.Message == e.Message && early(e.At.Sub(d.At)) }) {
+			near = append(near, i)
+		}
+	}
+	return near
+}
+
+// early reports whether a time after a delivery is one at which gateways look.
+func early(after time.Duration) bool { return after >= -handover && after < soon }
 
 // mark is a set of codes.
 type mark uint8
@@ -167,7 +211,7 @@ func markTogether(all []Engagement, group []int, delivered time.Time, found []ma
 	var opened, clicked time.Time // the last one seen
 	look := func(i int) {
 		e := &all[i]
-		if after := e.At.Sub(delivered); after < -handover || after >= soon {
+		if !early(e.At.Sub(delivered)) {
 			return
 		}
 		mine, other := &opened, clicked

@@ -23,6 +23,7 @@ const (
 	BadAvro         = "bad_avro"         // the bytes do not decode by their schema
 	BadValue        = "bad_value"        // a value is outside what the contract allows
 	TooLarge        = "too_large"        // does not fit into a record of the target topic
+	Undelivered     = "undelivered"      // an endpoint did not take it, in all attempts
 	RowRefused      = "row_refused"      // ClickHouse refuses this row and would refuse it again
 )
 

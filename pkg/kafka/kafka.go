@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -174,7 +175,7 @@ func (c *Clients) Session(group, transactionalID string, topics []string, opts .
 		// long. After it, its transaction has timed out anyway.
 		kgo.RebalanceTimeout(transactionTimeout),
 		kgo.TransactionalID(transactionalID),
-		kgo.RecordPartitioner(pinned{c.cfg.Topics().Dedup, kgo.StickyKeyPartitioner(nil)}),
+		kgo.RecordPartitioner(c.pinned()),
 		kgo.TransactionTimeout(transactionTimeout),
 	)
 	return kgo.NewGroupTransactSession(c.with(append(base, opts...)...)...)
@@ -198,15 +199,22 @@ func (c *Clients) Admin() (*kadm.Client, error) {
 	return kadm.NewClient(client), nil
 }
 
-// pinned leaves the partition of one topic's records to their producer, and
+// pinned leaves the partition of some topics' records to their producer, and
 // those of all others to the partitioner behind it.
 type pinned struct {
-	topic string
+	topics []string
 	kgo.Partitioner
 }
 
+// pinned is about the topics whose records lie on the partition number of what
+// they came from.
+func (c *Clients) pinned() pinned {
+	topics := c.cfg.Topics()
+	return pinned{[]string{topics.Dedup, topics.LeadDeliveries}, kgo.StickyKeyPartitioner(nil)}
+}
+
 func (p pinned) ForTopic(topic string) kgo.TopicPartitioner {
-	if topic == p.topic {
+	if slices.Contains(p.topics, topic) {
 		return kgo.ManualPartitioner().ForTopic(topic)
 	}
 	return p.Partitioner.ForTopic(topic)

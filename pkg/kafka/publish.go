@@ -15,12 +15,12 @@ type Publisher struct{ client *kgo.Client }
 
 // Publisher takes a transactional id over: whoever had it before can publish no
 // more, and what it left open is aborted by the time this returns. Marks in the
-// dedup topic go to the partition that their record names.
+// dedup topic and deliveries go to the partition that their record names.
 func (c *Clients) Publisher(ctx context.Context, transactionalID string) (*Publisher, error) {
 	client, err := c.Producer(
 		kgo.TransactionalID(transactionalID),
 		kgo.TransactionTimeout(publishTimeout),
-		kgo.RecordPartitioner(pinned{c.cfg.Topics().Dedup, kgo.StickyKeyPartitioner(nil)}),
+		kgo.RecordPartitioner(c.pinned()),
 	)
 	if err != nil {
 		return nil, err

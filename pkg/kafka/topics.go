@@ -17,29 +17,31 @@ import (
 
 // Topics are the full names of the topics, prefix included.
 type Topics struct {
-	Raw          string // webhook requests, byte for byte
-	Events       string // canonical events
-	Dead         string // what could not be processed
-	Dedup        string // marks of published events, by raw partition
-	Suppressions string // state of each suppressed address
-	Rates        string // counters by sender domain and hour
-	Alerts       string // crossings of complaint and bounce rates
-	LeadScores   string // where each recipient stands
-	LeadSignals  string // stages that were entered or left
+	Raw            string // webhook requests, byte for byte
+	Events         string // canonical events
+	Dead           string // what could not be processed
+	Dedup          string // marks of published events, by raw partition
+	Suppressions   string // state of each suppressed address
+	Rates          string // counters by sender domain and hour
+	Alerts         string // crossings of complaint and bounce rates
+	LeadScores     string // where each recipient stands
+	LeadSignals    string // stages that were entered or left
+	LeadDeliveries string // what became of each signal at each webhook, by partition of the signal
 }
 
 // Topics returns the names under the configured prefix.
 func (c Config) Topics() Topics {
 	return Topics{
-		Raw:          c.TopicPrefix + "raw.v1",
-		Events:       c.TopicPrefix + "events.v1",
-		Dead:         c.TopicPrefix + "dead.v1",
-		Dedup:        c.TopicPrefix + "dedup.v1",
-		Suppressions: c.TopicPrefix + "suppressions.v1",
-		Rates:        c.TopicPrefix + "rates.v1",
-		Alerts:       c.TopicPrefix + "alerts.v1",
-		LeadScores:   c.TopicPrefix + "lead-scores.v1",
-		LeadSignals:  c.TopicPrefix + "lead-signals.v1",
+		Raw:            c.TopicPrefix + "raw.v1",
+		Events:         c.TopicPrefix + "events.v1",
+		Dead:           c.TopicPrefix + "dead.v1",
+		Dedup:          c.TopicPrefix + "dedup.v1",
+		Suppressions:   c.TopicPrefix + "suppressions.v1",
+		Rates:          c.TopicPrefix + "rates.v1",
+		Alerts:         c.TopicPrefix + "alerts.v1",
+		LeadScores:     c.TopicPrefix + "lead-scores.v1",
+		LeadSignals:    c.TopicPrefix + "lead-signals.v1",
+		LeadDeliveries: c.TopicPrefix + "lead-deliveries.v1",
 	}
 }
 

@@ -29,10 +29,10 @@ CHDB_PLATFORM      := $(CHDB_$(shell uname -s)_$(shell uname -m))
 CHDB_STAMP         := .chdb/$(CHDB_VERSION)
 CHDB_LIBRARY        = $${MAILRIVER_CHDB_LIBRARY:-$$(ls -d $(CURDIR)/.chdb/node_modules/@chdb/lib-$(CHDB_PLATFORM)/libchdb.*)}
 
-.PHONY: help build chdb kafka-jars kafka run demo test test-kafka chaos outage bench-memory lint fmt golden generate fuzz check clean
+.PHONY: help build chdb kafka-jars kafka run demo test test-kafka chaos outage bench-memory bench-suppression lint fmt golden generate fuzz check clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/mailriver (static) and bin/mailriver-allinone (needs libc at run time, for libchdb)
 	$(GOBUILD) -o bin/mailriver ./services/mailriver
@@ -84,6 +84,9 @@ outage: kafka-jars chdb ## ClickHouse, the registry and Kafka away for MINUTES e
 bench-memory: kafka-jars chdb build ## Peak memory of normalizer and loader at backlogs of 10^4, 10^5 and 10^6 events
 	go build -o bin/backlog ./services/e2e/backlog
 	bin/backlog -heap $(HEAP)
+
+bench-suppression: ## Look-ups of the suppression list, its size, restart and rebuild, with ENTRIES addresses (a million)
+	MAILRIVER_BENCH_ENTRIES=$(ENTRIES) go test -run '^$$' -bench '^BenchmarkSuppression$$' -benchtime 1x -timeout 2h ./services/suppression
 
 lint: bin/golangci-lint ## Formatting, vet, linters, import rules of .golangci.yml
 	bin/golangci-lint run ./...

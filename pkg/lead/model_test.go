@@ -267,21 +267,37 @@ func TestAdd_correction(t *testing.T) {
 		same []event.Event // a log that gives the same score
 	}{
 		{"a machine's after all", []event.Event{click, open, corrected(click, 1, machine)}, []event.Event{open}},
-		{"a test after all", []event.Event{click, open, corrected(click, 1, func(e *event.Event) { e.IsTest = true })},
-			[]event.Event{open}},
-		{"a second report after all",
+		{
+			"a test after all",
+			[]event.Event{click, open, corrected(click, 1, func(e *event.Event) { e.IsTest = true })},
+			[]event.Event{open},
+		},
+		{
+			"a second report after all",
 			[]event.Event{click, open, corrected(click, 1, func(e *event.Event) { e.IsDuplicateHint = true })},
-			[]event.Event{open}},
-		{"ambiguous after all",
+			[]event.Event{open},
+		},
+		{
+			"ambiguous after all",
 			[]event.Event{click, open, corrected(click, 1, func(e *event.Event) { e.RecipientAmbiguous = true })},
-			[]event.Event{open}},
-		{"the first again, behind its correction", []event.Event{click, open, corrected(click, 1, machine), click},
-			[]event.Event{open}},
+			[]event.Event{open},
+		},
+		{
+			"the first again, behind its correction",
+			[]event.Event{click, open, corrected(click, 1, machine), click},
+			[]event.Event{open},
+		},
 		{"another type", []event.Event{click, open, corrected(click, 1, toOpen)}, []event.Event{at(0, event.Opened), open}},
-		{"and back", []event.Event{click, open, corrected(click, 1, machine), corrected(click, 2, func(*event.Event) {})},
-			[]event.Event{click, open}},
-		{"revisions backwards", []event.Event{corrected(click, 2, func(*event.Event) {}), corrected(click, 1, toOpen), click},
-			[]event.Event{click}},
+		{
+			"and back",
+			[]event.Event{click, open, corrected(click, 1, machine), corrected(click, 2, func(*event.Event) {})},
+			[]event.Event{click, open},
+		},
+		{
+			"revisions backwards",
+			[]event.Event{corrected(click, 2, func(*event.Event) {}), corrected(click, 1, toOpen), click},
+			[]event.Event{click},
+		},
 		{"what was never there", []event.Event{open, corrected(click, 1, machine)}, []event.Event{open}},
 	}
 	for _, tt := range tests {

@@ -88,18 +88,24 @@ func Write(w io.Writer, format Format, list List) error {
 	return nil
 }
 
-// minWrapped is how narrow a column may become.
-const minWrapped = 12
+// maxWord is how wide a word may be before it is broken.
+const maxWord = 20
 
 // wrapped makes the columns that may be wrapped so narrow that the table fits,
-// the widest first.
+// the widest first, but none narrower than its words.
 func wrapped(list List, width int) []table.ColumnConfig {
-	widths := make([]int, len(list.Columns))
+	widths, words := make([]int, len(list.Columns)), make([]int, len(list.Columns))
 	total := 0
 	for i, name := range list.Columns {
-		widths[i] = text.StringWidth(name)
+		cells := []string{strings.ReplaceAll(name, "_", " ")}
 		for _, row := range list.Rows {
-			widths[i] = max(widths[i], text.StringWidth(Text(row[i])))
+			cells = append(cells, Text(row[i]))
+		}
+		for _, cell := range cells {
+			widths[i] = max(widths[i], text.StringWidth(cell))
+			for word := range strings.FieldsSeq(cell) {
+				words[i] = max(words[i], min(text.StringWidth(word), maxWord))
+			}
 		}
 		total += widths[i] + 2 // a space on either side
 	}
@@ -107,11 +113,11 @@ func wrapped(list List, width int) []table.ColumnConfig {
 	for total > width {
 		widest := -1
 		for i, name := range list.Columns {
-			if slices.Contains(list.Wrap, name) && (widest < 0 || widths[i] > widths[widest]) {
+			if slices.Contains(list.Wrap, name) && widths[i] > words[i] && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
 		}
-		if widest < 0 || widths[widest] <= minWrapped {
+		if widest < 0 {
 			break
 		}
 		widths[widest]--

@@ -139,6 +139,14 @@ func scopeText(kind, id string) string {
 	return strings.TrimSpace(kind + " " + id)
 }
 
+// providerText is a provider, and which source of it.
+func providerText(provider, source string) string {
+	if source == "" || source == provider {
+		return provider
+	}
+	return provider + "/" + source
+}
+
 // entryColumns are the names of what entryCells returns, for programs.
 func entryColumns() []string {
 	return []string{"reason", "scope_kind", "scope_id", "since", "expires_at", "provider", "source", "note", "event_id"}
@@ -151,11 +159,11 @@ func entryCells(e suppression.Entry) []any {
 // peopleColumns are the names of what peopleCells returns. What is looked for
 // first stands first: a terminal may cut the last.
 func peopleColumns() []string {
-	return []string{"reason", "scope", "since", "expires_at", "provider", "source", "note"}
+	return []string{"reason", "scope", "since", "expires_at", "provider", "note"}
 }
 
 func peopleCells(e suppression.Entry) []any {
-	return []any{string(e.Reason), scopeText(e.ScopeKind, e.ScopeID), e.Since, e.ExpiresAt, e.Provider, e.Source, e.Note}
+	return []any{string(e.Reason), scopeText(e.ScopeKind, e.ScopeID), e.Since, e.ExpiresAt, providerText(e.Provider, e.Source), e.Note}
 }
 
 // writePeople writes a table without the columns that nothing is in.

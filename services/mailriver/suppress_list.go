@@ -201,7 +201,8 @@ func writeExplanation(out io.Writer, format terminal.Format, e client.Explanatio
 		return nil
 	}
 	fmt.Fprintln(out)
-	list := terminal.List{Columns: []string{"time", "event", "provider", "says", "policy"}, Wrap: []string{"says", "policy"}}
+	columns := []string{"time", "event", "says", "policy"}
+	list := terminal.List{Columns: columns, Wrap: columns}
 	for _, f := range facts {
 		says := strings.TrimSpace(f.Effect+" "+string(f.Reason)) + " for " + f.scope
 		if f.Detail != "" {
@@ -210,7 +211,9 @@ func writeExplanation(out io.Writer, format terminal.Format, e client.Explanatio
 		if f.Actor != "" {
 			says += " (by " + f.Actor + ")"
 		}
-		list.Rows = append(list.Rows, []any{f.OccurredAt.UTC().Format(time.DateTime), f.EventType, f.Provider, says, f.Because})
+		list.Rows = append(list.Rows, []any{
+			f.OccurredAt.UTC().Format(time.DateTime), f.EventType + " " + providerText(f.Provider, f.Source), says, f.Because,
+		})
 	}
 	return terminal.Write(out, terminal.Table, list)
 }

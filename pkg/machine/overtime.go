@@ -25,8 +25,9 @@ const (
 	OpenWithClick = "open_with_click"
 )
 
-// Bounds of the evidence over time. Most providers tell time in whole seconds,
-// cut off: a difference of theirs may be up to a second more or less in truth.
+// Bounds of the evidence over time. Many providers tell time in whole seconds,
+// cut off. The bounds are whole seconds and exclusive for that reason: two times
+// that are nearer than that after cutting were so before.
 const (
 	// handover is how long a server may take to confirm a message after its last
 	// byte (RFC 5321, section 4.5.3.2.6). What happens longer before a delivery

@@ -75,7 +75,7 @@ func Compile(profiles []Profile) (*Set, error) {
 			r := &p.Rules[j]
 			code, err := compile(r.When, Fields{}, nil)
 			if err != nil {
-				problems.Add(fmt.Errorf("%srules[%d].%s: %w", at, j, r.place.key("when"), err))
+				problems.Add(config.Prefix(fmt.Sprintf("%srules[%d].%s: ", at, j, r.place.key("when")), err))
 				continue
 			}
 			id := RuleID(p.Name, r.Name)

@@ -219,6 +219,11 @@ func TestStandings_bounds(t *testing.T) {
 	if s := set.Standings(&st)[0]; s.Score < 64.9 || s.Score > 65 {
 		t.Errorf("score = %v, want just below 65", s.Score)
 	}
+	// Exactly one too many.
+	st = fold(set, log[:lead.KeptEvents+1]...)
+	if n := len(st.Contributions); n != lead.KeptEvents {
+		t.Errorf("%d contributions are kept of %d, want %d", n, lead.KeptEvents+1, lead.KeptEvents)
+	}
 	// 16 half-lives before the newest is kept, and no longer.
 	for _, tt := range []struct {
 		before time.Duration
@@ -361,6 +366,28 @@ func TestMerge_profileRemoved(t *testing.T) {
 	st = stays.Merge(st, fold(stays, at(200*time.Hour, event.Opened)))
 	if got, want := stays.Standings(&st)[0], score(stays, append(log, at(200*time.Hour, event.Opened))...); got != want {
 		t.Errorf("stands at %+v, want %+v as if it had always been alone", got, want)
+	}
+}
+
+// What only a rule counted that is gone is bounded as before, so that nobody's
+// state grows with the history of a configuration.
+func TestMerge_rulesRemoved(t *testing.T) {
+	gone := compile(t, profile("gone", gives("open", event.Opened, 1)))
+	stays := compile(t, profile("stays", gives("click", event.Clicked, 1)))
+	var log []event.Event
+	for i := range 100 {
+		log = append(log, at(time.Duration(i)*time.Hour, event.Opened))
+	}
+	var st lead.State
+	for _, e := range log { // as if two versions of a configuration ran side by side
+		st = stays.Merge(st, fold(gone, e))
+	}
+	if n := len(st.Contributions); n != lead.KeptEvents {
+		t.Errorf("%d contributions of a rule that is gone are kept, want %d", n, lead.KeptEvents)
+	}
+	st = stays.Merge(st, fold(stays, at(17*week, event.Clicked)))
+	if n := len(st.Contributions); n != 1 {
+		t.Errorf("%d contributions behind the horizon of those that are there, want 1", n)
 	}
 }
 

@@ -129,7 +129,7 @@ func (r *audit) covers(at place) (*Partition, bool) {
 
 func (r *audit) readLetters(ctx context.Context) error {
 	return r.deps.Clients.Read(ctx, r.spans.dead, func(k *kgo.Record) error {
-		origin := header(k, kafka.HeaderOrigin)
+		origin := kafka.HeaderOf(k, kafka.HeaderOrigin)
 		if at, ok := parseOrigin(r.deps.Topics.Raw, origin); ok {
 			if _, covered := r.covers(at.place); covered {
 				r.letters[at] = true

@@ -180,12 +180,3 @@ func parseOrigin(topic, text string) (element, bool) {
 }
 
 func (p place) in(topic string) string { return fmt.Sprintf("%s/%d/%d", topic, p.partition, p.offset) }
-
-func header(r *kgo.Record, key string) string {
-	for _, h := range r.Headers {
-		if h.Key == key {
-			return string(h.Value)
-		}
-	}
-	return ""
-}

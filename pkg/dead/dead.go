@@ -209,9 +209,9 @@ func (b *Box) closed(ctx context.Context, from map[int32]int64) (map[string]stru
 	}
 	closed := map[string]struct{}{}
 	err = b.deps.Clients.Read(ctx, span, func(r *kgo.Record) error {
-		if place := header(r, HeaderCloses); place != "" {
+		if place := kafka.HeaderOf(r, HeaderCloses); place != "" {
 			closed[place] = struct{}{}
-			closed[header(r, HeaderClosesOrigin)] = struct{}{}
+			closed[kafka.HeaderOf(r, HeaderClosesOrigin)] = struct{}{}
 		}
 		return nil
 	})
@@ -222,10 +222,10 @@ func (b *Box) closed(ctx context.Context, from map[int32]int64) (map[string]stru
 func (b *Box) read(ctx context.Context, r *kgo.Record) (Letter, bool) {
 	l := Letter{
 		Place: Place{r.Partition, r.Offset}, At: r.Timestamp, Bytes: len(r.Value), key: r.Key,
-		Stage: header(r, kafka.HeaderStage), Reason: header(r, kafka.HeaderReason), Error: header(r, kafka.HeaderError),
-		Origin: header(r, kafka.HeaderOrigin), Provider: header(r, raw.HeaderProvider), Source: header(r, raw.HeaderSource),
+		Stage: kafka.HeaderOf(r, kafka.HeaderStage), Reason: kafka.HeaderOf(r, kafka.HeaderReason), Error: kafka.HeaderOf(r, kafka.HeaderError),
+		Origin: kafka.HeaderOf(r, kafka.HeaderOrigin), Provider: kafka.HeaderOf(r, raw.HeaderProvider), Source: kafka.HeaderOf(r, raw.HeaderSource),
 	}
-	if header(r, HeaderCloses) != "" {
+	if kafka.HeaderOf(r, HeaderCloses) != "" {
 		return l, false
 	}
 	l.fromTopic, l.from, l.element, l.originKnown = parseOrigin(l.Origin)
@@ -295,15 +295,6 @@ func (b *Box) fetch(ctx context.Context, topic string, places []Place, each func
 		}
 	}
 	return nil
-}
-
-func header(r *kgo.Record, key string) string {
-	for _, h := range r.Headers {
-		if h.Key == key {
-			return string(h.Value)
-		}
-	}
-	return ""
 }
 
 // parseOrigin reads topic/partition/offset, and #element if there is one.

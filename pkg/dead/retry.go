@@ -412,7 +412,7 @@ func (r *retry) follow(ctx context.Context) error {
 		}
 		span.From = r.deadEnd
 		err = r.deps.Clients.Read(ctx, span, func(k *kgo.Record) error {
-			again[header(k, kafka.HeaderOrigin)] = header(k, kafka.HeaderError)
+			again[kafka.HeaderOf(k, kafka.HeaderOrigin)] = kafka.HeaderOf(k, kafka.HeaderError)
 			return nil
 		})
 		if err != nil {

@@ -27,6 +27,16 @@ func Origin(r *kgo.Record) string {
 	return fmt.Sprintf("%s/%d/%d", r.Topic, r.Partition, r.Offset)
 }
 
+// HeaderOf returns the first value of a header of a record, empty without one.
+func HeaderOf(r *kgo.Record, key string) string {
+	for _, h := range r.Headers {
+		if h.Key == key {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
 // Letter says why something is given up.
 type Letter struct {
 	Stage  string // the service

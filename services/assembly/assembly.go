@@ -25,19 +25,15 @@ import (
 	"mailriver/pkg/esp/all"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/httpserver"
-	"mailriver/pkg/httpserver/api"
 	"mailriver/pkg/kafka"
-	"mailriver/pkg/lead/leadavro"
 	"mailriver/pkg/run"
 	"mailriver/pkg/spill"
 	"mailriver/pkg/suppression/suppressionavro"
 	"mailriver/pkg/telemetry"
 	"mailriver/schemas"
-	"mailriver/services/leadscoring"
 	"mailriver/services/loader"
 	"mailriver/services/normalizer"
 	"mailriver/services/receiver"
-	"mailriver/services/suppression"
 )
 
 // Needs says what a service cannot start without.
@@ -431,116 +427,5 @@ func buildLoader(_ context.Context, p *Process) (Part, error) {
 			{Name: "loader suppressions", Ask: suppressions.Ready},
 		},
 		Close: closeAll,
-	}, nil
-}
-
-func buildSuppression(ctx context.Context, p *Process) (Part, error) {
-	topics := p.Config.Kafka.Topics()
-	registry, err := avro.Open(p.Config.Registry)
-	if err != nil {
-		return Part{}, err
-	}
-	id, err := suppressionavro.Lookup(ctx, registry, topics.Suppressions)
-	if err != nil {
-		return Part{}, err
-	}
-	encoder, err := suppressionavro.NewEncoder(id)
-	if err != nil {
-		return Part{}, err
-	}
-	// Whoever made a change is waiting: what is not written soon is told to have
-	// failed, and is made again by hand.
-	producer, err := p.Clients.Producer(kgo.RecordDeliveryTimeout(10 * time.Second))
-	if err != nil {
-		return Part{}, err
-	}
-	closeAll := func() error { producer.Close(); return nil }
-	cfg, log := p.Config.Suppression, p.logger("suppression")
-	transactionalID := cfg.TransactionalID
-	if transactionalID == "" {
-		transactionalID = "mailriver.suppression." + p.Config.instance()
-	}
-	service, err := suppression.New(cfg, suppression.Deps{
-		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
-			return p.Clients.Session(cfg.Group, transactionalID, []string{topics.Events}, opts...)
-		},
-		Reader: p.Clients.Reader, Admin: p.Clients.Admin, Producer: producer, Schemas: registry, Encoder: encoder,
-		Topics: topics, Dir: p.Config.dir("suppression"),
-		Meter: p.Telemetry.Meter.Meter("mailriver/services/suppression"), Logger: log, Now: time.Now,
-	})
-	if err != nil {
-		return Part{}, errors.Join(err, closeAll())
-	}
-	engine := api.NewEngine(log)
-	service.Routes(engine)
-	server := httpserver.New(cfg.API.HTTP, engine, log)
-	if err := server.Listen(ctx); err != nil {
-		return Part{}, errors.Join(err, closeAll())
-	}
-	return Part{
-		Run: []run.Service{
-			{Name: "suppression", Run: service.Run},
-			{Name: "suppression http", Run: server.Run},
-		},
-		Checks: []httpserver.Check{
-			{Name: "suppression", Ask: service.Ready},
-			{Name: "suppression kafka", Ask: service.Connected, Optional: true},
-		},
-		Close: closeAll,
-	}, nil
-}
-
-func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
-	topics := p.Config.Kafka.Topics()
-	registry, err := avro.Open(p.Config.Registry)
-	if err != nil {
-		return Part{}, err
-	}
-	id, err := avro.Lookup(ctx, registry, topics.LeadScores, schemas.LeadScoreV1)
-	if err != nil {
-		return Part{}, err
-	}
-	scores, err := leadavro.NewEncoder(id)
-	if err != nil {
-		return Part{}, err
-	}
-	if id, err = avro.Lookup(ctx, registry, topics.LeadSignals, schemas.LeadSignalV1); err != nil {
-		return Part{}, err
-	}
-	signals, err := leadavro.NewSignalEncoder(id)
-	if err != nil {
-		return Part{}, err
-	}
-	cfg, log := p.Config.Leadscoring, p.logger("leadscoring")
-	transactionalID := cfg.TransactionalID
-	if transactionalID == "" {
-		transactionalID = "mailriver.leadscoring." + p.Config.instance()
-	}
-	service, err := leadscoring.New(cfg, leadscoring.Deps{
-		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
-			return p.Clients.Session(cfg.Group, transactionalID, []string{topics.Events}, opts...)
-		},
-		Reader: p.Clients.Reader, Admin: p.Clients.Admin, Schemas: registry, Scores: scores, Signals: signals,
-		Topics: topics, Dir: p.Config.dir("leadscoring"),
-		Meter: p.Telemetry.Meter.Meter("mailriver/services/leadscoring"), Logger: log, Now: time.Now,
-	})
-	if err != nil {
-		return Part{}, err
-	}
-	engine := api.NewEngine(log)
-	service.Routes(engine)
-	server := httpserver.New(cfg.API.HTTP, engine, log)
-	if err := server.Listen(ctx); err != nil {
-		return Part{}, err
-	}
-	return Part{
-		Run: []run.Service{
-			{Name: "leadscoring", Run: service.Run},
-			{Name: "leadscoring http", Run: server.Run},
-		},
-		Checks: []httpserver.Check{
-			{Name: "leadscoring", Ask: service.Ready},
-			{Name: "leadscoring kafka", Ask: service.Connected, Optional: true},
-		},
 	}, nil
 }

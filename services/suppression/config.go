@@ -6,6 +6,7 @@ import (
 	"mailriver/pkg/config"
 	"mailriver/pkg/httpserver/api"
 	"mailriver/pkg/suppression"
+	"mailriver/services/suppression/rates"
 )
 
 // Config says how the list is kept and served.
@@ -24,6 +25,8 @@ type Config struct {
 	// has it. One that takes longer is answered 202.
 	WriteWait time.Duration `yaml:"write_wait"`
 	MaxImport int64         `yaml:"max_import"` // bytes of an import, at most
+	// Rates are the alerts on complaint and hard-bounce rates.
+	Rates rates.Config `yaml:"rates"`
 }
 
 // DefaultConfig returns a configuration that is valid as it stands.
@@ -38,6 +41,7 @@ func DefaultConfig() Config {
 		CacheBytes: 64 << 20,
 		WriteWait:  5 * time.Second,
 		MaxImport:  256 << 20,
+		Rates:      rates.DefaultConfig(),
 	}
 }
 
@@ -46,6 +50,7 @@ func (c Config) Validate() error {
 	var problems config.Problems
 	problems.Add(config.Prefix("api.", c.API.Validate()))
 	problems.Add(config.Prefix("policy.", c.Policy.Validate()))
+	problems.Add(config.Prefix("rates.", c.Rates.Validate()))
 	problems.Must(c.Group != "", "group: is required")
 	problems.Must(c.MaxRecords >= 1, "max_records: is %d, must be at least 1", c.MaxRecords)
 	problems.Must(c.MaxWait > 0, "max_wait: is %s, must be positive", c.MaxWait)

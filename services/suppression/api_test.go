@@ -476,9 +476,17 @@ func TestAPI_unreadable(t *testing.T) {
 		{"POST", v1 + "/check", `{"addresses":["adam@example.com","jane@example.com"]}`},
 		{"GET", v1, ""},
 		{"GET", v1 + "/export", ""},
+		{"PUT", v1 + "/jane@example.com", "{}"},
+		{"DELETE", v1 + "/jane@example.com", ""},
 	} {
 		if a := r.send(tt.method, tt.path, tt.body); a.status != http.StatusInternalServerError {
 			t.Errorf("%s %s = %d %s, want 500", tt.method, tt.path, a.status, a.body)
+		}
+	}
+	// Turns red when a change is written that cannot be folded.
+	for partition, offset := range ends(t, c, c.Topics.Raw) {
+		if offset != 0 {
+			t.Errorf("partition %d of the raw topic has %d records, want none", partition, offset)
 		}
 	}
 	r.call(http.MethodGet, v1+"?domain=example.org", "", http.StatusOK, nil)
@@ -601,4 +609,26 @@ func TestAPI_anotherPolicy(t *testing.T) {
 		a := other.get("jane@example.com", "")
 		return a.Suppressed && a.Entries[0].Reason == model.HardBounce
 	})
+}
+
+// ends are the offsets at which a topic ends.
+func ends(t *testing.T, c *kafkatest.Cluster, topic string) map[int32]int64 {
+	t.Helper()
+	admin, err := c.Clients.Admin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	listed, err := admin.ListEndOffsets(context.Background(), topic)
+	if err == nil {
+		err = listed.Error()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	offsets := map[int32]int64{}
+	for partition, o := range listed[topic] {
+		offsets[partition] = o.Offset
+	}
+	return offsets
 }

@@ -110,6 +110,9 @@ func (s *Service) make(c *gin.Context, l *list, given, folded string, ch mailriv
 		return err
 	}
 	ctx := c.Request.Context()
+	if _, err := l.lookup(ctx, []string{folded}); err != nil {
+		return err // a state that cannot be read cannot be changed either
+	}
 	if s.produce(ctx, records) != nil {
 		// The record may be there all the same, if only the acknowledgement was
 		// lost. It is one record: the change is made, or it is not.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -269,5 +270,31 @@ func TestAPI_export(t *testing.T) {
 				t.Errorf("%s came back as %+v, was %+v", address, got, e)
 			}
 		}
+	}
+}
+
+// Turns red when a file has to come within the time that a server gives to a
+// request of one piece.
+func TestAPI_importComesSlowly(t *testing.T) {
+	c := kafkatest.New(t)
+	service, engine, stop := build(t, c, "a", t.TempDir())
+	defer stop()
+	within(t, "ready", func() bool { return service.Ready(t.Context()) == nil })
+	const patience = 200 * time.Millisecond
+	server := httptest.NewUnstartedServer(engine)
+	server.Config.ReadTimeout, server.Config.WriteTimeout = patience, patience
+	server.Start()
+	defer server.Close()
+	reader, writer := io.Pipe()
+	go func() {
+		_, _ = io.WriteString(writer, "address\nada@example.com\n")
+		<-time.After(3 * patience)
+		_, _ = io.WriteString(writer, "bob@example.com\n")
+		_ = writer.Close() // never fails
+	}()
+	r := &replica{t: t, client: server.Client()}
+	a := r.sendTo(server.URL, http.MethodPost, v1+"/import", reader, false, "Content-Type", "text/csv")
+	if a.status != http.StatusOK || !strings.Contains(a.body, `"taken":2`) {
+		t.Errorf("import = %d %s, want two taken", a.status, a.body)
 	}
 }

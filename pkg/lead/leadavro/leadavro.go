@@ -19,6 +19,8 @@ type Record struct {
 	lead.State
 	Standings []lead.Standing // for readers without the profiles
 	Rules     string          // fingerprint of the profiles that made them
+
+	broken error // why the state could not be read
 }
 
 // Signal is the value of a record of the lead signals topic.
@@ -71,7 +73,7 @@ func NewDecoder(registry avro.Schemas) *Decoder {
 // out, for whoever wants the standings of many.
 func NewHeadDecoder(registry avro.Schemas) *Decoder {
 	head := fields()
-	for _, name := range []string{"updated_at", "contributions", "deliveries"} {
+	for _, name := range []string{"updated_at", "state"} {
 		delete(head, name)
 	}
 	return avro.NewDecoder(registry, head, check).Partial()
@@ -80,6 +82,9 @@ func NewHeadDecoder(registry avro.Schemas) *Decoder {
 func check(r *Record) error {
 	if r.Recipient == "" {
 		return fault.Permanentf(fault.BadAvro, "recipient is missing")
+	}
+	if r.broken != nil {
+		return fault.Permanentf(fault.BadAvro, "state: %w", r.broken)
 	}
 	return nil
 }
@@ -119,19 +124,14 @@ func fields() avro.Fields[Record] {
 			"at":      avro.ZeroableInstant(func(s *lead.Standing) *time.Time { return &s.At }),
 		}),
 		"rules": avro.Text(func(r *Record) *string { return &r.Rules }),
-		"contributions": avro.Records(func(r *Record) *[]lead.Contribution { return &r.Contributions }, avro.Fields[lead.Contribution]{
-			"event_id":   id(func(c *lead.Contribution) *event.ID { return &c.EventID }),
-			"revision":   avro.Number(func(c *lead.Contribution) *int32 { return &c.Revision }),
-			"at":         avro.Instant(func(c *lead.Contribution) *time.Time { return &c.At }),
-			"event_type": avro.Text(func(c *lead.Contribution) *string { return (*string)(&c.Type) }),
-			"message":    avro.Long(func(c *lead.Contribution) *int64 { return &c.Message }),
-			"link":       avro.Long(func(c *lead.Contribution) *int64 { return &c.Link }),
-			"rules":      avro.Longs(func(c *lead.Contribution) *[]int64 { return &c.Rules }),
-		}),
-		"deliveries": avro.Records(func(r *Record) *[]lead.Delivery { return &r.Deliveries }, avro.Fields[lead.Delivery]{
-			"message": avro.Long(func(d *lead.Delivery) *int64 { return &d.Message }),
-			"at":      avro.Instant(func(d *lead.Delivery) *time.Time { return &d.At }),
-		}),
+		"state": {
+			Get: func(r *Record) any { return pack(&r.State) },
+			Set: func(r *Record, v any) {
+				if data, ok := v.([]byte); ok {
+					r.broken = unpack(data, &r.State)
+				}
+			},
+		},
 	}
 }
 

@@ -1,0 +1,202 @@
+package leadavro_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/sr"
+
+	"mailriver/pkg/event"
+	"mailriver/pkg/fault"
+	"mailriver/pkg/lead"
+	"mailriver/pkg/lead/leadavro"
+	"mailriver/schemas"
+)
+
+// registry knows one schema.
+type registry string
+
+func (r registry) SchemaByID(context.Context, int) (sr.Schema, error) {
+	return sr.Schema{Schema: string(r)}, nil
+}
+
+var start = time.Date(2026, 3, 1, 12, 0, 0, 123_456_000, time.UTC)
+
+func encode(t testing.TB, r leadavro.Record) []byte {
+	t.Helper()
+	encoder, err := leadavro.NewEncoder(7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := encoder.Append(nil, &r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func decode(t testing.TB, value []byte) (leadavro.Record, error) {
+	t.Helper()
+	return leadavro.NewDecoder(registry(schemas.LeadScoreV1)).Decode(t.Context(), value)
+}
+
+// random has states of every size, with values at the ends of their ranges.
+func random(r *rand.Rand, size int) lead.State {
+	st := lead.State{Recipient: "jane@example.com"}
+	at := start.Add(-time.Duration(r.Int64N(1 << 55)))
+	types := []event.Type{event.Clicked, event.Opened, "", "a word of tomorrow"}
+	for i := range size {
+		at = at.Add(time.Duration(r.Int64N(1<<40)) * time.Microsecond)
+		c := lead.Contribution{
+			EventID: event.NewID("p", "s", fmt.Sprint(i)), Revision: r.Int32() - r.Int32(), At: at.Truncate(time.Microsecond),
+			Type: types[r.IntN(len(types))], Message: r.Int64(), Link: -r.Int64N(2),
+		}
+		for n := range int64(r.IntN(4)) {
+			c.Rules = append(c.Rules, n<<60|r.Int64N(8))
+		}
+		st.Contributions = append(st.Contributions, c)
+	}
+	for range r.IntN(9) {
+		st.Deliveries = append(st.Deliveries, lead.Delivery{Message: r.Int64(), At: at.Truncate(time.Microsecond)})
+	}
+	return st
+}
+
+func TestRecord_roundTrip(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, size := range []int{0, 1, 2, 5, 64, 1000} {
+		want := leadavro.Record{State: random(r, size), Rules: "fingerprint", Standings: []lead.Standing{
+			{Profile: "marketing", Score: 1.0 / 3, Stage: "hot", At: start}, {Profile: "success"},
+		}}
+		value := encode(t, want)
+		got, err := decode(t, value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("a record of %d contributions is read as\n%+v, want\n%+v", size, got, want)
+		}
+		// What is cut off or followed by more is refused, and not half read.
+		for range 50 {
+			if _, err := decode(t, value[:r.IntN(len(value))]); err == nil {
+				t.Error("a part of a record is one")
+			}
+		}
+	}
+}
+
+// The bytes are pinned: topics hold them for ever.
+func TestRecord_bytes(t *testing.T) {
+	st := lead.State{Recipient: "j@e.org", Contributions: []lead.Contribution{
+		{EventID: event.ID{1, 2}, At: time.UnixMicro(3).UTC(), Type: "clicked", Message: 4, Link: 5, Rules: []int64{6, 7}},
+		{EventID: event.ID{8}, Revision: 1, At: time.UnixMicro(9).UTC(), Type: "clicked", Rules: []int64{7}},
+	}, Deliveries: []lead.Delivery{{Message: 4, At: time.UnixMicro(2).UTC()}}}
+	got := hex.EncodeToString(encode(t, leadavro.Record{
+		State: st, Rules: "f", Standings: []lead.Standing{{Profile: "p", Score: 1, Stage: "s", At: time.UnixMicro(9).UTC()}},
+	}))
+	want := strings.Join([]string{
+		"00", "00000007", // schema 7
+		"0e" + hex.EncodeToString([]byte("j@e.org")), "12", // updated at 9
+		"02", "0270", "000000000000f03f", "0273", "12", "00", // one standing
+		"0266",                                             // fingerprint
+		"e201",                                             // 113 bytes
+		"01",                                               // version
+		"01", "07" + hex.EncodeToString([]byte("clicked")), // types
+		"02", "0000000000000006", "0000000000000007", // rules
+		"02", // contributions
+		"01020000000000000000000000000000", "00", "06", "00", "0000000000000004", "0000000000000005", "02", "00", "01",
+		"08000000000000000000000000000000", "02", "0c", "00", "0000000000000000", "0000000000000000", "01", "01",
+		"01", "0000000000000004", "04", // deliveries
+	}, "")
+	if got != want {
+		t.Errorf("Append() =\n%s, want\n%s", got, want)
+	}
+}
+
+func TestDecode_refuses(t *testing.T) {
+	whole := encode(t, leadavro.Record{State: lead.State{Recipient: "j@e.org", Contributions: []lead.Contribution{
+		{EventID: event.ID{1}, At: start, Type: "clicked"},
+	}}})
+	nobody := encode(t, leadavro.Record{})
+	i := bytes.Index(whole, []byte("\x01\x01\x07clicked")) // the version, before the types
+	newer := slices.Clone(whole)
+	newer[i] = 2
+	for _, tt := range []struct {
+		name  string
+		value []byte
+		want  string
+	}{
+		{"no recipient", nobody, "recipient is missing"},
+		{"another version", newer, "packed state is broken, or of another version"},
+	} {
+		_, err := decode(t, tt.value)
+		if reason, permanent := fault.Reason(err); !permanent || reason != fault.BadAvro || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: Decode() = %v, want a permanent error %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+func TestSignal_roundTrip(t *testing.T) {
+	e := event.Event{
+		ID: event.NewID("p", "s", "r"), Type: event.Clicked, Provider: "ses", Source: "ses-eu", RecipientNormalized: "jane@example.com",
+		OccurredAt: start, CampaignID: "spring", URL: "https://example.com",
+	}
+	encoder, err := leadavro.NewSignalEncoder(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[event.ID]bool{}
+	for _, crossing := range []lead.Crossing{
+		{Profile: "marketing", Stage: "hot", Up: true, Score: 61.5},
+		{Profile: "marketing", Stage: "hot", Score: 61.5},
+		{Profile: "marketing", Stage: "warm", Up: true, Score: 61.5},
+		{Profile: "success", Stage: "hot", Up: true, Score: 61.5},
+	} {
+		want := leadavro.NewSignal(&e, crossing)
+		if seen[want.ID] || want.ID.IsZero() || want.ID != leadavro.NewSignal(&e, crossing).ID {
+			t.Errorf("the id of %+v is that of another, or not always the same", crossing)
+		}
+		seen[want.ID] = true
+		value, err := encoder.Append(nil, &want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := leadavro.NewSignalDecoder(registry(schemas.LeadSignalV1)).Decode(t.Context(), value)
+		if err != nil || got != want {
+			t.Errorf("a signal is read as\n%+v (%v), want\n%+v", got, err, want)
+		}
+	}
+	if _, err := leadavro.NewSignalDecoder(registry(schemas.LeadSignalV1)).Decode(t.Context(), nil); err == nil {
+		t.Error("Decode(nothing) = nil, want an error")
+	}
+}
+
+// FuzzDecode: no bytes panic or are given more memory than they have use for, and
+// what is read is written as it was, if it was written by this package.
+func FuzzDecode(f *testing.F) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, size := range []int{0, 1, 3, 20} {
+		f.Add(encode(f, leadavro.Record{State: random(r, size), Rules: "x"}))
+	}
+	f.Fuzz(func(t *testing.T, value []byte) {
+		record, err := decode(t, value)
+		if err != nil {
+			return
+		}
+		if n := len(record.Contributions); n > len(value)/36 {
+			t.Errorf("%d contributions out of %d bytes", n, len(value))
+		}
+		again, err := decode(t, encode(t, record))
+		if err != nil || !reflect.DeepEqual(again, record) {
+			t.Errorf("read, written and read: %+v (%v), want %+v", again, err, record)
+		}
+	})
+}

@@ -29,6 +29,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -168,7 +170,7 @@ func (s *Service) consume(ctx context.Context) error {
 	defer func() {
 		s.setClient(nil)
 		client.CloseAllowingRebalance()
-		s.release(nil)
+		s.release(s.owned())
 	}()
 	for {
 		fetches := client.PollRecords(ctx, s.cfg.Deliveries.MaxRecords)
@@ -203,10 +205,11 @@ func (s *Service) plan(ctx context.Context, client *kgo.Client, fetches kgo.Fetc
 		s.mu.Lock()
 		o := s.owners[p.Partition]
 		s.mu.Unlock()
-		if o == nil {
-			return // it was lost: whoever has it now reads them again
+		err := errEnded
+		if o != nil {
+			err = o.plan(ctx, p.Records)
 		}
-		if err := o.plan(ctx, p.Records); err != nil {
+		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("partition %d: %w", p.Partition, err))
 			first := p.Records[0]
 			back[p.Partition] = kgo.EpochOffset{Epoch: first.LeaderEpoch, Offset: first.Offset}
@@ -241,15 +244,15 @@ func (s *Service) assign(ctx context.Context, partitions []int32) {
 	}
 }
 
-// release ends the ownership of partitions, of all with nil, and waits for what is
-// in hand.
+func (s *Service) owned() []int32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.owners))
+}
+
+// release ends the ownership of partitions and waits for what is in hand.
 func (s *Service) release(partitions []int32) {
 	s.mu.Lock()
-	if partitions == nil {
-		for p := range s.owners {
-			partitions = append(partitions, p)
-		}
-	}
 	var ending []*owner
 	for _, p := range partitions {
 		if o := s.owners[p]; o != nil {

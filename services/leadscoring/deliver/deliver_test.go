@@ -122,7 +122,7 @@ func quick(c *kafkatest.Cluster, endpoints ...webhook.Endpoint) deliver.Config {
 	return cfg
 }
 
-func start(t *testing.T, c *kafkatest.Cluster, cfg deliver.Config) (service *deliver.Service, stop func()) {
+func start(t testing.TB, c *kafkatest.Cluster, cfg deliver.Config) (service *deliver.Service, stop func()) {
 	t.Helper()
 	service, err := deliver.New(cfg, deliver.Deps{
 		Clients: c.Clients, Topics: c.Topics, Schemas: registry{}, Resolve: literal,
@@ -150,7 +150,7 @@ func literal(s config.Secret) (string, error) {
 }
 
 // signal is the nth signal about a recipient.
-func signal(t *testing.T, c *kafkatest.Cluster, recipient string, n int) *kgo.Record {
+func signal(t testing.TB, c *kafkatest.Cluster, recipient string, n int) *kgo.Record {
 	t.Helper()
 	enc, err := leadavro.NewSignalEncoder(signalSchema)
 	if err != nil {
@@ -633,4 +633,54 @@ func TestDeliver_takeover(t *testing.T) {
 	if got := h.ids(); len(got) != n {
 		t.Errorf("the endpoint got %d deliveries, want %d: nothing was in doubt", len(got), n)
 	}
+}
+
+// Another owner of the partition, of which this one does not know, keeps it from
+// writing. It reads the partition again and goes on: turns red where a broken
+// session is not replaced, or its signals are not gone back to.
+func TestDeliver_fenced(t *testing.T) {
+	c := kafkatest.New(t)
+	h := newHook(t, nil)
+	cfg := quick(c, h.endpoint("crm"))
+	start(t, c, cfg)
+	c.Produce(t, signal(t, c, "ada@example.com", 1))
+	id := func(n int) string { return idOf("ada@example.com", n).String() + ":crm" }
+	partition := become(t, c, id(1), deliver.Delivered).Partition
+	for n := 2; n <= 4; n++ {
+		other, err := c.Clients.Publisher(t.Context(), fmt.Sprintf("%s.%d", cfg.Deliveries.Group, partition))
+		if err != nil {
+			t.Fatal(err)
+		}
+		other.Close()
+		c.Produce(t, signal(t, c, "ada@example.com", n))
+		become(t, c, id(n), deliver.Delivered)
+	}
+	if got := h.ids(); len(got) != 4 {
+		t.Errorf("the endpoint got %v, want each once: the other one was there before each signal", got)
+	}
+}
+
+func BenchmarkDeliver(b *testing.B) {
+	c := kafkatest.New(b)
+	var mu sync.Mutex
+	got, all := 0, make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if got++; got == b.N {
+			close(all)
+		}
+	}))
+	b.Cleanup(server.Close)
+	cfg := quick(c, (&hook{Server: server}).endpoint("crm"))
+	cfg.Deliveries.InFlight = 16
+	records := make([]*kgo.Record, b.N)
+	for i := range records {
+		records[i] = signal(b, c, fmt.Sprintf("r%d@example.com", i), 1)
+	}
+	c.Produce(b, records...)
+	b.ResetTimer()
+	start(b, c, cfg)
+	<-all
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "deliveries/s")
 }

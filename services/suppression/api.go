@@ -146,10 +146,13 @@ const (
 )
 
 func checkMail(fields *api.Fields, m mail) {
-	kinds, _ := event.Vocabulary("scope_kind")
-	fields.Must(m.scopeKind == "" || slices.Contains(kinds, m.scopeKind), paramScopeKind,
-		"is %.80q, must be one of %s", m.scopeKind, strings.Join(kinds, ", "))
-	fields.Must(m.scopeID == "" || m.scopeKind != "", paramScopeID, "needs scope_kind")
+	if m.scopeKind == "" {
+		fields.Must(m.scopeID == "", paramScopeID, "needs scope_kind")
+		return // without making a text of all kinds, as nearly always
+	}
+	if kinds, _ := event.Vocabulary("scope_kind"); !slices.Contains(kinds, m.scopeKind) {
+		fields.Add(paramScopeKind, "is %.80q, must be one of %s", m.scopeKind, strings.Join(kinds, ", "))
+	}
 }
 
 func (l *list) answer(given string, entries []model.Entry, m mail, now time.Time) Answer {

@@ -151,7 +151,8 @@ func TestAPI_badRequests(t *testing.T) {
 		{"put: note", "PUT", ada, `{"note":"` + long + `"}`, 400, []string{"note"}},
 		{
 			"put: all at once", "PUT", ada, `{"reason":"dislike","expires_at":"2001-01-01T00:00:00Z","scope_kind":"list","note":"a\nb"}`,
-			400, []string{"reason", "expires_at", "scope_id", "note"},
+			400,
+			[]string{"reason", "expires_at", "scope_id", "note"},
 		},
 		{"put: a parameter", "PUT", ada + "?reason=manual", `{}`, 400, []string{"reason"}},
 		{"put: too long", "PUT", ada, `{"note":"` + strings.Repeat(long, 100) + `"}`, 413, nil},
@@ -567,10 +568,14 @@ func TestAPI_links(t *testing.T) {
 		want unsubscribe.Link
 	}{
 		{`{"address":"Ada@example.com"}`, unsubscribe.Link{Address: "Ada@example.com", ScopeKind: "account"}},
-		{`{"address":" ada@example.com ","scope_kind":"list","scope_id":"weekly"}`,
-			unsubscribe.Link{Address: "ada@example.com", ScopeKind: "list", ScopeID: "weekly"}},
-		{`{"address":"ada@example.com","scope_kind":"address","expires_at":"2999-01-01T00:00:00Z"}`,
-			unsubscribe.Link{Address: "ada@example.com", ScopeKind: "address", ExpiresAt: time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)}},
+		{
+			`{"address":" ada@example.com ","scope_kind":"list","scope_id":"weekly"}`,
+			unsubscribe.Link{Address: "ada@example.com", ScopeKind: "list", ScopeID: "weekly"},
+		},
+		{
+			`{"address":"ada@example.com","scope_kind":"address","expires_at":"2999-01-01T00:00:00Z"}`,
+			unsubscribe.Link{Address: "ada@example.com", ScopeKind: "address", ExpiresAt: time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)},
+		},
 	} {
 		var link suppression.Link
 		r.call(http.MethodPost, "/v1/unsubscribe-links", tt.body, http.StatusOK, &link)

@@ -66,8 +66,15 @@ func TestAPI_import(t *testing.T) {
 		"Zoe@example.com,,,,,,",
 	}, "\n")
 	wrong := []suppression.BadLine{
-		{3, "address", ""}, {6, "reason", ""}, {7, "reason", "policy"}, {8, "scope_id", ""}, {9, "since", "future"},
-		{10, "since", ""}, {11, "expires_at", "past"}, {12, "since", "2000"}, {13, "", "cells"},
+		{3, "address", ""},
+		{6, "reason", ""},
+		{7, "reason", "policy"},
+		{8, "scope_id", ""},
+		{9, "since", "future"},
+		{10, "since", ""},
+		{11, "expires_at", "past"},
+		{12, "since", "2000"},
+		{13, "", "cells"},
 	}
 	for round := range 2 {
 		got, _ := r.importing("", "text/csv", file, http.StatusOK)

@@ -41,15 +41,7 @@ type suppress struct {
 	url string
 }
 
-// load is the configuration with what the flags say.
-func (s *suppress) load() (assembly.Config, error) {
-	cfg, err := s.command.load()
-	if err != nil {
-		return cfg, err
-	}
-	return cfg, s.apply(&cfg)
-}
-
+// apply puts the flags over the configuration.
 func (s *suppress) apply(cfg *assembly.Config) error {
 	if s.url == "" {
 		return nil
@@ -64,6 +56,9 @@ func (s *suppress) with(cmd *cobra.Command, f func(*client.Client) error) error 
 	cfg, err := s.load()
 	if err != nil {
 		return err
+	}
+	if err := s.apply(&cfg); err != nil {
+		return usageError{cmd.CommandPath(), err}
 	}
 	api, err := assembly.SuppressionClient(cfg)
 	if err != nil {

@@ -660,6 +660,96 @@ func TestDeliver_fenced(t *testing.T) {
 	}
 }
 
+// A predecessor that does not know that it is one writes nothing any more: what it
+// sent meanwhile is sent again, under the same id. Turns red without the
+// transactional id of the partition.
+func TestDeliver_fencedWhileAnAttemptIsInHand(t *testing.T) {
+	c := kafkatest.New(t)
+	release := make(chan struct{})
+	h := newHook(t, func(n int, _ delivered, _ http.ResponseWriter) {
+		if n == 1 {
+			<-release
+		}
+	})
+	cfg := quick(c, h.endpoint("crm"))
+	start(t, c, cfg)
+	c.Produce(t, signal(t, c, "ada@example.com", 1))
+	id := idOf("ada@example.com", 1).String() + ":crm"
+	within(t, "in hand", func() bool { return len(h.all()) == 1 })
+	other, err := c.Clients.Publisher(t.Context(), fmt.Sprintf("%s.%d", cfg.Deliveries.Group, states(t, c)[id].Partition))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Close()
+	close(release)
+	if d := become(t, c, id, deliver.Delivered); d.Attempts != 1 {
+		t.Errorf("the delivery has %d attempts, want 1: nobody could write the other one", d.Attempts)
+	}
+	if ids := h.ids(); len(ids) != 2 || ids[0] != ids[1] {
+		t.Errorf("the endpoint got %v, want one id twice", ids)
+	}
+}
+
+// What is in hand at the end is finished and written, so that it is not sent
+// again.
+func TestDeliver_stopLetsAttemptsFinish(t *testing.T) {
+	c := kafkatest.New(t)
+	release := make(chan struct{})
+	h := newHook(t, func(int, delivered, http.ResponseWriter) { <-release })
+	_, stop := start(t, c, quick(c, h.endpoint("crm")))
+	c.Produce(t, signal(t, c, "ada@example.com", 1), signal(t, c, "ada@example.com", 2))
+	within(t, "in hand", func() bool { return len(h.all()) == 1 })
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	select {
+	case <-stopped:
+		t.Error("Run() returned while an attempt was in hand")
+	case <-time.After(100 * time.Millisecond): // long enough to turn red without the wait
+	}
+	close(release)
+	<-stopped
+	got := states(t, c)
+	first, second := got[idOf("ada@example.com", 1).String()+":crm"], got[idOf("ada@example.com", 2).String()+":crm"]
+	if first.State != deliver.Delivered || second.State != deliver.Pending || second.Attempts != 0 {
+		t.Errorf("the deliveries are %s and %s, want the first delivered and the second pending", first.State, second.State)
+	}
+}
+
+// The topic has the pending deliveries in the order in which they changed last;
+// they go out in the order of their signals. Turns red where a restart takes the
+// order of the topic.
+func TestDeliver_orderOverARestart(t *testing.T) {
+	c := kafkatest.New(t)
+	h := newHook(t, func(n int, _ delivered, w http.ResponseWriter) {
+		if n == 1 {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	cfg := quick(c, h.endpoint("crm"))
+	cfg.Deliveries.RetryMin, cfg.Deliveries.RetryMax = time.Hour, time.Hour
+	_, stop := start(t, c, cfg)
+	var records []*kgo.Record
+	for n := 1; n <= 5; n++ {
+		records = append(records, signal(t, c, "ada@example.com", n))
+	}
+	c.Produce(t, records...)
+	first := idOf("ada@example.com", 1).String()
+	within(t, "attempted", func() bool { return states(t, c)[first+":crm"].Attempts == 1 && len(states(t, c)) == 5 })
+	stop()
+	if _, err := book(c).Retry(t.Context(), first+":crm"); err != nil {
+		t.Fatal(err)
+	}
+	start(t, c, cfg)
+	become(t, c, idOf("ada@example.com", 5).String()+":crm", deliver.Delivered)
+	want := []string{first}
+	for n := 1; n <= 5; n++ {
+		want = append(want, idOf("ada@example.com", n).String())
+	}
+	if got := h.ids(); !slices.Equal(got, want) {
+		t.Errorf("the endpoint got %v, want %v", got, want)
+	}
+}
+
 func BenchmarkDeliver(b *testing.B) {
 	c := kafkatest.New(b)
 	var mu sync.Mutex

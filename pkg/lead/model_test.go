@@ -236,6 +236,23 @@ func TestStandings_bounds(t *testing.T) {
 	}
 }
 
+// Of deliveries the newest are kept, whichever came first.
+func TestAdd_deliveries(t *testing.T) {
+	set := compile(t, profile("p", gives("click", event.Clicked, 1)))
+	var log []event.Event
+	for i := range 20 {
+		log = append(log, at(time.Duration(i)*time.Hour, event.Delivered, message(fmt.Sprint(i))))
+	}
+	for range 2 {
+		st := fold(set, log...)
+		first := start.Add(time.Duration(20-lead.KeptDeliveries) * time.Hour)
+		if n := len(st.Deliveries); n != lead.KeptDeliveries || !st.Deliveries[0].At.Equal(first) {
+			t.Errorf("%d deliveries are kept, %+v, want %d from %s on", n, st.Deliveries, lead.KeptDeliveries, first)
+		}
+		slices.Reverse(log)
+	}
+}
+
 // An event that two rules held for is kept for the one that needs it, and does
 // not count for the other.
 func TestMerge_bySeveralRules(t *testing.T) {

@@ -55,6 +55,21 @@ func TestStandingsAt(t *testing.T) {
 	}
 }
 
+// At a threshold, to the last bit: enter is reached, leave is not yet left.
+func TestStandingsAt_thresholds(t *testing.T) {
+	set := compile(t, profile("p", gives("click", event.Clicked, 25), gives("reply", event.Inbound, 30)))
+	if got := score(set, at(0, event.Clicked)); got.Stage != "warm" {
+		t.Errorf("at 25 points one is %q, want warm", got.Stage)
+	}
+	st := fold(set, at(0, event.Inbound))
+	if got := set.StandingsAt(&st, start.Add(week))[0]; got.Score != 15 || got.Stage != "warm" {
+		t.Errorf("after a half-life, 30 points are %+v, want 15 and still warm", got)
+	}
+	if got := set.StandingsAt(&st, start.Add(week+time.Second))[0]; got.Stage != "" {
+		t.Errorf("a second later one is %q, want in no stage", got.Stage)
+	}
+}
+
 // An older event that is added later gives what it gives when it comes in time.
 func TestAdd_olderLater(t *testing.T) {
 	set := compile(t, profile("p", gives("click", event.Clicked, 10), gives("open", event.Opened, 0.3)))

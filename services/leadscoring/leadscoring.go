@@ -41,7 +41,7 @@ import (
 	"mailriver/pkg/run"
 )
 
-// Deps are the service's collaborators. All are required.
+// Deps are the service's collaborators. All but Deliveries are required.
 type Deps struct {
 	// Open makes a transactional session on the canonical topic.
 	Open func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error)
@@ -52,10 +52,12 @@ type Deps struct {
 	Scores  *leadavro.Encoder
 	Signals *leadavro.SignalEncoder
 	Topics  kafka.Topics
-	Dir     string // of the local copy
-	Meter   metric.Meter
-	Logger  *slog.Logger
-	Now     func() time.Time
+	// Deliveries tells what became of signals. Without it nothing is told.
+	Deliveries Deliveries
+	Dir        string // of the local copy
+	Meter      metric.Meter
+	Logger     *slog.Logger
+	Now        func() time.Time
 }
 
 // Service is the lead scoring service.
@@ -65,10 +67,12 @@ type Service struct {
 	rules   *lead.Set
 	metrics *metrics
 	guard   *api.Guard
-	events  *eventavro.Decoder
-	fold    *fold
-	leads   atomic.Pointer[leads] // nil until the local copy is open
-	client  atomic.Pointer[kgo.Client]
+	// document is the API's own description.
+	document *api.Document
+	events   *eventavro.Decoder
+	fold     *fold
+	leads    atomic.Pointer[leads] // nil until the local copy is open
+	client   atomic.Pointer[kgo.Client]
 }
 
 // New checks its arguments and does nothing else.
@@ -93,26 +97,32 @@ func New(cfg Config, deps Deps) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("leadscoring: %w", err)
 	}
+	document, err := api.ParseDocument(openapi)
+	if err != nil {
+		return nil, fmt.Errorf("leadscoring: %w", err)
+	}
 	return &Service{
-		cfg: cfg, deps: deps, rules: rules, metrics: m, guard: guard, events: eventavro.NewDecoder(deps.Schemas),
+		cfg: cfg, deps: deps, rules: rules, metrics: m, guard: guard, document: document,
+		events: eventavro.NewDecoder(deps.Schemas),
 	}, nil
 }
 
 // Run folds and follows until ctx ends, and finishes the transaction in hand.
 func (s *Service) Run(ctx context.Context) (err error) {
+	index := newIndex(s)
 	states, err := replica.Open(replica.Config{
 		Topic: s.deps.Topics.LeadScores, Dir: filepath.Join(s.deps.Dir, "leads"), Format: "leads 1",
 		CacheBytes: int64(s.cfg.CacheBytes), RetryWait: s.cfg.RetryWait,
 	}, replica.Deps{
-		Map: localRecord, Reader: s.deps.Reader, Admin: s.deps.Admin, Meter: s.deps.Meter,
-		Logger: s.deps.Logger, Now: s.deps.Now,
+		Map:    func(r *kgo.Record) (key, value []byte, err error) { return localRecord(ctx, index, r) },
+		Reader: s.deps.Reader, Admin: s.deps.Admin, Meter: s.deps.Meter, Logger: s.deps.Logger, Now: s.deps.Now,
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, states.Close()) }()
 	s.fold = newFold(s, states)
-	s.leads.Store(newLeads(s.rules, states, s.deps.Schemas))
+	s.leads.Store(newLeads(s.rules, states, index, s.deps.Schemas))
 	transactor := kafka.Transactor{
 		Open:       s.open,
 		Handle:     s.fold.handle,
@@ -123,6 +133,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 	}
 	return run.Group(ctx, drain,
 		run.Service{Name: "copy", Run: states.Run},
+		run.Service{Name: "index", Run: func(ctx context.Context) error { return index.build(ctx, states) }},
 		run.Service{Name: "transactions", Run: transactor.Run},
 	)
 }
@@ -130,11 +141,13 @@ func (s *Service) Run(ctx context.Context) (err error) {
 // drain is longer than a transaction can last.
 const drain = 60 * time.Second
 
-// localRecord implements the Map of the local copy: by recipient, as it came.
-func localRecord(r *kgo.Record) (key, value []byte, err error) {
+// localRecord implements the Map of the local copy: by recipient, as it came. The
+// index takes note of it on the way.
+func localRecord(ctx context.Context, x *index, r *kgo.Record) (key, value []byte, err error) {
 	if len(r.Key) == 0 {
 		return nil, nil, errors.New("a lead without a recipient")
 	}
+	x.note(ctx, r)
 	return r.Key, r.Value, nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"mailriver/pkg/event"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/httpserver/api"
+	"mailriver/pkg/httpserver/api/apitest"
 	"mailriver/pkg/kafka/kafkatest"
 	"mailriver/pkg/lead"
 	"mailriver/pkg/lead/leadavro"
@@ -46,13 +47,54 @@ func (registry) SchemaByID(_ context.Context, id int) (sr.Schema, error) {
 }
 
 type instance struct {
-	t    *testing.T
-	url  string
-	stop func()
+	t        *testing.T
+	service  *leadscoring.Service
+	document *apitest.Document // against which every answer is held
+	url      string
+	stop     func()
 }
 
-// start runs an instance on the cluster, on a local copy in dir.
-func start(t *testing.T, c *kafkatest.Cluster, name, dir string) *instance {
+type edit = func(*leadscoring.Config, *leadscoring.Deps)
+
+// start runs an instance on the cluster, on a local copy in dir, and waits until
+// it is ready.
+func start(t *testing.T, c *kafkatest.Cluster, name, dir string, edits ...edit) *instance {
+	t.Helper()
+	i := launch(t, c, name, dir, edits...)
+	within(t, "ready", func() bool { return i.service.Ready(context.Background()) == nil })
+	return i
+}
+
+func launch(t *testing.T, c *kafkatest.Cluster, name, dir string, edits ...edit) *instance {
+	t.Helper()
+	service := build(t, c, name, dir, edits...)
+	i := serve(t, service)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- service.Run(ctx) }()
+	i.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run() = %v, want nil after the context ended", err)
+		}
+	})
+	t.Cleanup(i.stop)
+	return i
+}
+
+// serve answers for a service that need not run.
+func serve(t *testing.T, service *leadscoring.Service) *instance {
+	t.Helper()
+	engine := api.NewEngine(slog.New(slog.DiscardHandler))
+	service.Routes(engine)
+	document := apitest.Open(t, leadscoring.OpenAPI)
+	document.Routes(t, engine.Routes())
+	server := httptest.NewServer(document.Handler(t, engine))
+	t.Cleanup(server.Close)
+	return &instance{t: t, service: service, document: document, url: server.URL}
+}
+
+func build(t testing.TB, c *kafkatest.Cluster, name, dir string, edits ...edit) *leadscoring.Service {
 	t.Helper()
 	scores, err := leadavro.NewEncoder(scoreSchema)
 	if err != nil {
@@ -65,33 +107,21 @@ func start(t *testing.T, c *kafkatest.Cluster, name, dir string) *instance {
 	cfg := leadscoring.DefaultConfig()
 	cfg.RetryWait = 10 * time.Millisecond
 	cfg.Group = c.Group("leadscoring")
-	service, err := leadscoring.New(cfg, leadscoring.Deps{
+	deps := leadscoring.Deps{
 		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
 			return c.Clients.Session(cfg.Group, c.Group("leadscoring."+name), []string{c.Topics.Events}, opts...)
 		},
 		Reader: c.Clients.Reader, Admin: c.Clients.Admin, Schemas: registry{}, Scores: scores, Signals: signals,
 		Topics: c.Topics, Dir: dir, Meter: noop.NewMeterProvider().Meter("test"), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-	})
+	}
+	for _, e := range edits {
+		e(&cfg, &deps)
+	}
+	service, err := leadscoring.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
-	engine := api.NewEngine(slog.New(slog.DiscardHandler))
-	service.Routes(engine)
-	server := httptest.NewServer(engine)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- service.Run(ctx) }()
-	i := &instance{t: t, url: server.URL}
-	i.stop = sync.OnceFunc(func() {
-		server.Close()
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run() = %v, want nil after the context ended", err)
-		}
-	})
-	t.Cleanup(i.stop)
-	within(t, "ready", func() bool { return service.Ready(ctx) == nil })
-	return i
+	return service
 }
 
 // within polls until ok or fails the test.
@@ -109,22 +139,40 @@ func within(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func (i *instance) get(address string) leadscoring.Lead {
+// ask asks and reads the answer into out; it returns the status and the problem.
+func (i *instance) ask(path string, out any) (int, api.Problem) {
 	i.t.Helper()
-	resp, err := http.Get(i.url + "/v1/leads/" + url.PathEscape(address))
+	resp, err := http.Get(i.url + path)
 	if err != nil {
 		i.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var l leadscoring.Lead
-	if err := json.NewDecoder(resp.Body).Decode(&l); err != nil || resp.StatusCode != http.StatusOK {
-		i.t.Fatalf("GET = %s, %v", resp.Status, err)
+	var problem api.Problem
+	if resp.StatusCode >= 400 {
+		out = &problem
 	}
-	return l
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		i.t.Fatalf("GET %s = %s, %v", path, resp.Status, err)
+	}
+	return resp.StatusCode, problem
+}
+
+// answer asks for what must be answered.
+func answer[T any](i *instance, path string) (out T) {
+	i.t.Helper()
+	if status, problem := i.ask(path, &out); status != http.StatusOK {
+		i.t.Fatalf("GET %s = %d %+v, want 200", path, status, problem)
+	}
+	return out
+}
+
+func (i *instance) get(address string) leadscoring.Lead {
+	i.t.Helper()
+	return answer[leadscoring.Lead](i, "/v1/leads/"+url.PathEscape(address))
 }
 
 // canonical encodes an event as the normalizer publishes it.
-func canonical(t *testing.T, c *kafkatest.Cluster, e event.Event) *kgo.Record {
+func canonical(t testing.TB, c *kafkatest.Cluster, e event.Event) *kgo.Record {
 	t.Helper()
 	enc, err := eventavro.NewEncoder(schemas.EmailEventV1, eventSchema)
 	if err != nil {

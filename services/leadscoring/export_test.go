@@ -1,0 +1,4 @@
+package leadscoring
+
+// OpenAPI is the document that is served.
+var OpenAPI = openapi

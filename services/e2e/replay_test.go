@@ -32,9 +32,9 @@ func mistakes() []mistake {
 			"return class{typ: event.Bounced, kind: event.KindSoft}, true",
 		},
 		{
-			"pkg/esp/sendgrid/parse.go",
-			"if automatic, _ := esp.Bool(n.machineOpen); automatic {",
-			"if automatic, _ := esp.Bool(n.machineOpen); automatic && n.event == \"click\" {",
+			"services/normalizer/transform.go",
+			"if verdict, evidence := machine.Stateless(e); verdict != \"\" {",
+			"if verdict, evidence := machine.Stateless(e); verdict != \"\" && e.Type != event.Opened {",
 		},
 		{
 			"pkg/esp/sendgrid/parse.go",

@@ -350,20 +350,6 @@ func capped(spent []spending, r *Rule, at time.Time) (float64, []spending) {
 	return points, append(spent, spending{at, points})
 }
 
-// decay halves a score for each half-life. Whole ones are exact. The conversion
-// keeps a compiler from joining the product with a sum that follows, which would
-// round otherwise on machines that can.
-func decay(score float64, by, halfLife time.Duration) float64 {
-	if by <= 0 || score == 0 {
-		return score
-	}
-	halves, rest := by/halfLife, by%halfLife
-	if rest > 0 {
-		score = float64(score * math.Exp2(-float64(rest)/float64(halfLife)))
-	}
-	return math.Ldexp(score, -int(min(halves, 1<<20)))
-}
-
 // left is the stage after the score fell, entered the one after it rose.
 func left(p *Profile, stage int, score float64) int {
 	for stage >= 0 && score < p.Stages[stage].Leave {

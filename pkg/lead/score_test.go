@@ -55,6 +55,45 @@ func TestStandingsAt(t *testing.T) {
 	}
 }
 
+// What is left between half-lives is the power of two that it should be, up to
+// the last digits, and never more later than sooner.
+func TestStandingsAt_betweenHalfLives(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for _, halfLife := range []time.Duration{time.Minute, 7*day + 1, 366 * day} {
+		p := profile("p", gives("click", event.Clicked, 1))
+		p.HalfLife = halfLife
+		set := compile(t, p)
+		st := fold(set, at(0, event.Clicked))
+		after, last := []time.Duration{0, 1, halfLife - 1, halfLife, halfLife + 1}, 1.0
+		for range 5000 {
+			after = append(after, time.Duration(r.Int64N(int64(3*halfLife))))
+		}
+		slices.Sort(after)
+		for _, d := range after {
+			got := set.StandingsAt(&st, start.Add(d))[0].Score
+			want := math.Exp2(-float64(d) / float64(halfLife))
+			if math.Abs(got-want) > 1e-14*want || got > last*(1+1e-14) {
+				t.Errorf("1 point after %d of %d = %v, want %v, and no more than %v", d, halfLife, got, want, last)
+			}
+			last = got
+		}
+	}
+}
+
+// The bits are pinned: every machine has to come to the same.
+func TestStandingsAt_bits(t *testing.T) {
+	set := compile(t, profile("p", gives("click", event.Clicked, 10), gives("open", event.Opened, 0.1)))
+	st := fold(set, at(0, event.Clicked), at(31*time.Hour+time.Microsecond, event.Opened), at(100*time.Hour, event.Clicked))
+	for _, tt := range []struct {
+		after time.Duration
+		want  uint64
+	}{{100 * time.Hour, 0x4030b1cfce618b84}, {101 * time.Hour, 0x4030a03700824955}, {1000*time.Hour + 1, 0x3fda113548b969da}} {
+		if got := math.Float64bits(set.StandingsAt(&st, start.Add(tt.after))[0].Score); got != tt.want {
+			t.Errorf("the bits after %s are %#x, want %#x", tt.after, got, tt.want)
+		}
+	}
+}
+
 // At a threshold, to the last bit: enter is reached, leave is not yet left.
 func TestStandingsAt_thresholds(t *testing.T) {
 	set := compile(t, profile("p", gives("click", event.Clicked, 25), gives("reply", event.Inbound, 30)))

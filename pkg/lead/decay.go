@@ -46,8 +46,8 @@ func half(part, whole time.Duration) float64 {
 	scaled := part * steps // below 2^63 for half-lives up to a year
 	x := float64(float64(scaled%whole) / float64(whole) / steps * math.Ln2)
 	series := 1.0
-	for n := 5.0; n > 0; n-- {
-		series = 1 - float64(x*series)/n
+	for _, c := range [...]float64{1.0 / 5, 1.0 / 4, 1.0 / 3, 1.0 / 2, 1} {
+		series = 1 - float64(float64(x*series)*c)
 	}
 	return float64(powers[scaled/whole] * series)
 }

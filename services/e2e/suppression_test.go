@@ -3,7 +3,6 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +17,7 @@ import (
 	"mailriver/pkg/event"
 	"mailriver/pkg/simulate"
 	"mailriver/pkg/suppression"
+	"mailriver/services/e2e/expect"
 )
 
 // entry is an entry as the API tells it.
@@ -39,12 +39,17 @@ type suppressed struct {
 // configure adds sections to the configuration that need the river's addresses.
 func (r *river) configure(text string) {
 	r.t.Helper()
-	file, err := os.OpenFile(r.config, os.O_APPEND|os.O_WRONLY, 0)
+	r.rewrite(func(config string) string { return config + text })
+}
+
+// rewrite changes the configuration.
+func (r *river) rewrite(change func(string) string) {
+	r.t.Helper()
+	text, err := os.ReadFile(r.config)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	_, err = file.WriteString(text)
-	if err := errors.Join(err, file.Close()); err != nil {
+	if err := os.WriteFile(r.config, []byte(change(string(text))), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -87,31 +92,17 @@ func (r *river) lookUp(address, query string) (suppressed, error) {
 
 // said folds what is true with the policy, without any of the pipeline.
 func said(truth map[event.ID]event.Event) map[string][]entry {
-	policy := suppression.DefaultPolicy()
-	type key struct{ address, kind, id string }
-	states := map[key]suppression.State{}
+	list := expect.NewList(suppression.DefaultPolicy())
 	for _, e := range truth {
-		facts, _ := suppression.Classify(&e, &policy)
-		for _, p := range facts {
-			k := key{policy.Fold(e.RecipientNormalized), p.ScopeKind, p.ScopeID}
-			s := states[k]
-			s.Address, s.ScopeKind, s.ScopeID = k.address, k.kind, k.id
-			states[k] = s.Add(p.Fact)
-		}
+		list.Add(&e)
 	}
 	want := map[string][]entry{}
-	for _, e := range truth {
-		if e.RecipientNormalized != "" {
-			want[policy.Fold(e.RecipientNormalized)] = nil
+	for address, entries := range list.Answers(time.Now()) {
+		want[address] = nil
+		for _, e := range entries {
+			want[address] = append(want[address], entry{e.ScopeKind, e.ScopeID, e.Reason, e.Since, e.EventID})
 		}
-	}
-	for k, s := range states {
-		for _, e := range suppression.Active(suppression.Evaluate(s, &policy).Entries, time.Now()) {
-			want[k.address] = append(want[k.address], entry{e.ScopeKind, e.ScopeID, e.Reason, e.Since, e.EventID})
-		}
-	}
-	for _, entries := range want {
-		sortEntries(entries)
+		sortEntries(want[address])
 	}
 	return want
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"mailriver/pkg/avro"
 	"mailriver/pkg/event"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/kafka"
@@ -91,12 +90,19 @@ func (w *world) balance(ctx context.Context, truth *bins) error {
 	if err != nil {
 		return err
 	}
-	if err := w.readCanonical(ctx, canonical); err != nil {
+	books, err := w.openBooks(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.readCanonical(ctx, canonical, books); err != nil {
 		return err
 	}
 	for i := range truth.files {
 		told := map[event.ID]event.Event{}
-		if err := truth.each(i, func(e event.Event) { told[e.ID] = e }); err != nil {
+		if err := truth.each(i, func(e event.Event) {
+			told[e.ID] = e
+			books.tell(&e)
+		}); err != nil {
 			return err
 		}
 		r.truth += len(told)
@@ -110,6 +116,9 @@ func (w *world) balance(ctx context.Context, truth *bins) error {
 		}
 	}
 	if err := w.balanceTable(ctx); err != nil {
+		return err
+	}
+	if err := w.balanceConsumers(ctx, books); err != nil {
 		return err
 	}
 	w.audit(ctx)
@@ -157,14 +166,8 @@ func (w *world) balanceRaw(ctx context.Context) error {
 }
 
 // readCanonical reads the canonical topic as its consumers do.
-func (w *world) readCanonical(ctx context.Context, into *bins) error {
-	registry := avro.DefaultConfig()
-	registry.URL = w.env.RegistryURL
-	schemas, err := avro.Open(registry)
-	if err != nil {
-		return err
-	}
-	decoder := eventavro.NewDecoder(schemas)
+func (w *world) readCanonical(ctx context.Context, into *bins, books *books) error {
+	decoder := eventavro.NewDecoder(books.registry)
 	span, err := w.clients.Span(ctx, w.topics.Events, kafka.Start(), kafka.End())
 	if err != nil {
 		return err
@@ -173,6 +176,9 @@ func (w *world) readCanonical(ctx context.Context, into *bins) error {
 		e, err := decoder.Decode(ctx, record.Value)
 		if err != nil {
 			return fmt.Errorf("%s: %w", kafka.Origin(record), err)
+		}
+		if err := books.follow(&e); err != nil {
+			return err
 		}
 		return into.add(e)
 	}); err != nil {

@@ -5,51 +5,120 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+
+	"mailriver/pkg/kafka/apachekafka"
 )
 
-// The kinds of disruption. The aimed ones wait for their moment: they watch
-// Kafka from outside, and nothing in the services helps them.
+// The services, as `mailriver` knows them.
 const (
-	killReceiver      = "receiver: SIGKILL"
-	pauseReceiver     = "receiver: SIGSTOP, SIGCONT"
-	restartReceiver   = "receiver: SIGTERM, start"
-	killNormalizer    = "normalizer: SIGKILL"
-	pauseNormalizer   = "normalizer: SIGSTOP, SIGCONT"
-	restartNormalizer = "normalizer: SIGTERM, start"
-	inTransaction     = "both normalizers: SIGKILL between produce and end of transaction"
-	killLoader        = "loader: SIGKILL"
-	pauseLoader       = "loader: SIGSTOP, SIGCONT"
-	restartLoader     = "loader: SIGTERM, start"
-	beforeCommit      = "both loaders: SIGKILL between insert and commit"
-	zombie            = "normalizer or loader: SIGSTOP for longer than its group waits, SIGCONT"
-	killClickHouse    = "ClickHouse: SIGKILL"
-	pauseClickHouse   = "ClickHouse: SIGSTOP, SIGCONT"
-	inInsert          = "ClickHouse: SIGKILL with a range pending"
-	killBroker        = "broker: SIGKILL"
-	pauseBroker       = "broker: SIGSTOP, SIGCONT"
-	restartBroker     = "broker: SIGTERM, start"
+	receiver    = "receiver"
+	normalizer  = "normalizer"
+	loader      = "loader"
+	suppression = "suppression"
+	leadscoring = "leadscoring"
 )
 
-// deck is the proportion of the kinds: each is drawn once before any comes
-// again, the aimed ones twice.
-var deck = []string{
-	killReceiver, pauseReceiver, restartReceiver,
-	killNormalizer, pauseNormalizer, restartNormalizer, inTransaction, inTransaction,
-	killLoader, pauseLoader, restartLoader, beforeCommit, beforeCommit,
-	killClickHouse, pauseClickHouse, inInsert,
-	killBroker, pauseBroker, restartBroker,
-	zombie,
+// instances is how many processes of each service there are.
+func instances() []string {
+	return []string{
+		receiver, normalizer, normalizer, loader, loader, suppression, suppression, leadscoring, leadscoring,
+	}
+}
+
+// kind is a kind of disruption. The aimed ones wait for their moment: they watch
+// Kafka from outside, and nothing in the services helps them.
+type kind struct {
+	name    string
+	times   int // in a deck: each kind is drawn so often before any comes again
+	aimed   bool
+	brokers bool   // it needs brokers that may be disrupted
+	hold    [2]int // milliseconds, from and to, until what was stopped goes on
+	do      act
+}
+
+// act makes one disruption. Hit means that an aimed one is known to have found
+// its moment.
+type act func(ctx context.Context, w *world, d disruption) (hit bool, err error)
+
+// kinds is the deck.
+func kinds() []kind {
+	usual, pause := [2]int{0, 2500}, [2]int{500, 8000}
+	var all []kind
+	for _, service := range []string{receiver, normalizer, loader, suppression, leadscoring} {
+		all = append(all,
+			kind{name: service + ": SIGKILL", times: 1, hold: usual, do: toOne(service, (*world).kill)},
+			kind{name: service + ": SIGSTOP, SIGCONT", times: 1, hold: pause, do: toOne(service, (*world).stop)},
+			kind{name: service + ": SIGTERM, start", times: 1, hold: usual, do: toOne(service, (*world).restart)},
+		)
+	}
+	for _, service := range []string{suppression, leadscoring} {
+		all = append(all, kind{
+			name: service + ": SIGKILL, start without its local copy", times: 1, aimed: true, hold: usual,
+			do: func(ctx context.Context, w *world, d disruption) (bool, error) {
+				return w.killAndForget(ctx, d, d.one(w.of(service)))
+			},
+		})
+	}
+	for _, writer := range []struct {
+		service string
+		topic   func(*world) string
+	}{
+		{normalizer, func(w *world) string { return w.topics.Events }},
+		{suppression, func(w *world) string { return w.topics.Suppressions }},
+		{leadscoring, func(w *world) string { return w.topics.LeadScores }},
+	} {
+		all = append(all, kind{
+			name: "both of " + writer.service + ": SIGKILL between produce and end of transaction", times: 2, aimed: true, hold: usual,
+			do: func(ctx context.Context, w *world, d disruption) (bool, error) {
+				return w.killInTransaction(ctx, d, w.of(writer.service), writer.topic(w))
+			},
+		})
+	}
+	return append(all,
+		kind{
+			name: "both of loader: SIGKILL between insert and commit", times: 2, aimed: true, hold: usual,
+			do: func(ctx context.Context, w *world, d disruption) (bool, error) {
+				return w.killBeforeCommit(ctx, d, w.of(loader))
+			},
+		},
+		kind{
+			name: "one of a group: SIGSTOP for longer than the group waits, SIGCONT", times: 2, hold: [2]int{zombieHold, zombieHold + 1},
+			do: func(ctx context.Context, w *world, d disruption) (bool, error) {
+				return false, w.stop(ctx, d, d.one(w.processes[1:])) // all but the receiver
+			},
+		},
+		kind{
+			name: "ClickHouse: SIGKILL", times: 1, hold: usual,
+			do: func(ctx context.Context, w *world, _ disruption) (bool, error) {
+				return false, w.signalClickHouse(ctx, syscall.SIGKILL)
+			},
+		},
+		kind{
+			name: "ClickHouse: SIGSTOP, SIGCONT", times: 1, hold: pause,
+			do: func(ctx context.Context, w *world, d disruption) (bool, error) {
+				return false, w.stopClickHouse(ctx, d)
+			},
+		},
+		kind{
+			name: "ClickHouse: SIGKILL with a range pending", times: 1, aimed: true, hold: usual,
+			do: func(ctx context.Context, w *world, d disruption) (bool, error) { return w.killInInsert(ctx, d) },
+		},
+		kind{name: "broker: SIGKILL", times: 1, brokers: true, hold: usual, do: toBroker((*apachekafka.Cluster).Kill, (*apachekafka.Cluster).Start)},
+		kind{name: "broker: SIGSTOP, SIGCONT", times: 1, brokers: true, hold: pause, do: toBroker(signalBroker(syscall.SIGSTOP), signalBroker(syscall.SIGCONT))},
+		kind{name: "broker: SIGTERM, start", times: 1, brokers: true, hold: usual, do: toBroker((*apachekafka.Cluster).Stop, (*apachekafka.Cluster).Start)},
+	)
 }
 
 // disruption is one entry of the plan.
 type disruption struct {
-	kind   string
+	kind   kind
 	at     int           // not before so many events were posted
 	which  int           // chooses among several targets
 	hold   time.Duration // until what was stopped goes on
@@ -57,30 +126,41 @@ type disruption struct {
 	settle time.Duration // until the next one may come
 }
 
-// zombieHold is longer than the session timeout of a group member, 15 s.
-const zombieHold = 22 * time.Second
+// one is the process that a disruption of one of several is about.
+func (d disruption) one(of []*process) *process { return of[d.which%len(of)] }
+
+// toOne does something to one process of a service.
+func toOne(service string, do func(*world, context.Context, disruption, *process) error) act {
+	return func(ctx context.Context, w *world, d disruption) (bool, error) {
+		return false, do(w, ctx, d, d.one(w.of(service)))
+	}
+}
+
+// zombieHold is longer than the session timeout of a group member, 15 s, in
+// milliseconds.
+const zombieHold = 22_000
 
 // plan draws the disruptions from the seed.
 func plan(o options, brokers bool) []disruption {
 	draw := rand.New(rand.NewPCG(o.seed, 0x6368616f73)) //nolint:gosec // G404: repeatable on purpose
+	var deck []kind
+	for _, k := range kinds() {
+		for range k.times {
+			if brokers || !k.brokers {
+				deck = append(deck, k)
+			}
+		}
+	}
 	var list []disruption
 	for len(list) < o.kills {
 		for _, i := range draw.Perm(len(deck)) {
-			kind := deck[i]
-			if !brokers && (kind == killBroker || kind == pauseBroker || kind == restartBroker) || len(list) == o.kills {
-				continue
+			if len(list) == o.kills {
+				break
 			}
-			d := disruption{
-				kind: kind, which: draw.IntN(1 << 16), hold: span(draw, 0, 2500), wait: span(draw, 0, 60), settle: span(draw, 100, 2000),
-				at: o.events/100 + draw.IntN(o.events*97/100+1),
-			}
-			switch kind {
-			case pauseReceiver, pauseNormalizer, pauseLoader, pauseClickHouse, pauseBroker:
-				d.hold = span(draw, 500, 8000)
-			case zombie:
-				d.hold = zombieHold
-			}
-			list = append(list, d)
+			list = append(list, disruption{
+				kind: deck[i], which: draw.IntN(1 << 16), hold: span(draw, deck[i].hold[0], deck[i].hold[1]),
+				wait: span(draw, 0, 60), settle: span(draw, 100, 2000), at: o.events/100 + draw.IntN(o.events*97/100+1),
+			})
 		}
 	}
 	// The order of the kinds is the deck's, that of the places ascending.
@@ -173,15 +253,15 @@ func (w *world) disrupt(ctx context.Context, g *gate) error {
 		if !g.next(ctx, n) || !pause(ctx, d.wait) {
 			return ctx.Err()
 		}
-		hit, err := w.once(ctx, d)
+		hit, err := d.kind.do(ctx, w, d)
 		if err != nil {
-			return fmt.Errorf("%s: %w", d.kind, err)
+			return fmt.Errorf("%s: %w", d.kind.name, err)
 		}
 		w.mu.Lock()
-		t := w.result.kinds[d.kind]
+		t := w.result.kinds[d.kind.name]
 		if t == nil {
-			t = &tally{}
-			w.result.kinds[d.kind] = t
+			t = &tally{aimed: d.kind.aimed}
+			w.result.kinds[d.kind.name] = t
 		}
 		t.done++
 		if hit {
@@ -196,45 +276,15 @@ func (w *world) disrupt(ctx context.Context, g *gate) error {
 	return nil
 }
 
-// once makes one disruption. Hit means that an aimed one is known to have found
-// its moment.
-func (w *world) once(ctx context.Context, d disruption) (hit bool, err error) {
-	normalizers, loaders := w.processes[1:3], w.processes[3:5]
-	switch d.kind {
-	case killReceiver:
-		return false, w.kill(ctx, d, w.processes[0])
-	case pauseReceiver:
-		return false, w.stop(ctx, d, w.processes[0])
-	case restartReceiver:
-		return false, w.restart(ctx, d, w.processes[0])
-	case killNormalizer:
-		return false, w.kill(ctx, d, normalizers[d.which%2])
-	case pauseNormalizer:
-		return false, w.stop(ctx, d, normalizers[d.which%2])
-	case restartNormalizer:
-		return false, w.restart(ctx, d, normalizers[d.which%2])
-	case killLoader:
-		return false, w.kill(ctx, d, loaders[d.which%2])
-	case pauseLoader:
-		return false, w.stop(ctx, d, loaders[d.which%2])
-	case restartLoader:
-		return false, w.restart(ctx, d, loaders[d.which%2])
-	case zombie:
-		return false, w.stop(ctx, d, w.processes[1+d.which%4])
-	case inTransaction:
-		return w.killInTransaction(ctx, d, normalizers)
-	case beforeCommit:
-		return w.killBeforeCommit(ctx, d, loaders)
-	case killClickHouse:
-		return false, w.signalClickHouse(ctx, syscall.SIGKILL)
-	case pauseClickHouse:
-		return false, w.stopClickHouse(ctx, d)
-	case inInsert:
-		return w.killInInsert(ctx, d)
-	case killBroker, pauseBroker, restartBroker:
-		return false, w.broker(ctx, d)
+// of returns the processes of a service.
+func (w *world) of(service string) []*process {
+	var list []*process
+	for _, p := range w.processes {
+		if p.service == service {
+			list = append(list, p)
+		}
 	}
-	return false, errors.New("no such disruption")
+	return list
 }
 
 // claim waits until nothing else is done to the targets.
@@ -284,13 +334,28 @@ func names(list []*process) []string {
 	return all
 }
 
-func (w *world) kill(ctx context.Context, d disruption, list ...*process) error {
-	if err := w.claim(ctx, names(list)...); err != nil {
+func (w *world) kill(ctx context.Context, d disruption, p *process) error {
+	if err := w.claim(ctx, p.name); err != nil {
 		return err
 	}
-	err := killAll(list)
-	w.startLater(ctx, d, list)
+	err := p.end(syscall.SIGKILL, 10*time.Second)
+	w.startLater(ctx, d, []*process{p})
 	return err
+}
+
+// killAndForget takes the local copy away as well: it can be built again. It is
+// a hit when there was one.
+func (w *world) killAndForget(ctx context.Context, d disruption, p *process) (hit bool, err error) {
+	if err := w.claim(ctx, p.name); err != nil {
+		return false, err
+	}
+	err = p.end(syscall.SIGKILL, 10*time.Second)
+	if files, readErr := os.ReadDir(p.data); readErr == nil {
+		hit = len(files) > 0
+	}
+	err = errors.Join(err, os.RemoveAll(p.data))
+	w.startLater(ctx, d, []*process{p})
+	return hit, err
 }
 
 func killAll(list []*process) error {
@@ -351,14 +416,14 @@ func watch(ctx context.Context, seen func(context.Context) bool) bool {
 	return true
 }
 
-// openTransaction reports whether the canonical topic holds records of a
-// transaction that has not ended.
-func (w *world) openTransaction(ctx context.Context) bool {
-	stable, err := w.admin.ListCommittedOffsets(ctx, w.topics.Events)
+// openTransaction reports whether a topic holds records of a transaction that
+// has not ended.
+func (w *world) openTransaction(ctx context.Context, topic string) bool {
+	stable, err := w.admin.ListCommittedOffsets(ctx, topic)
 	if err != nil {
 		return false
 	}
-	ends, err := w.admin.ListEndOffsets(ctx, w.topics.Events)
+	ends, err := w.admin.ListEndOffsets(ctx, topic)
 	if err != nil {
 		return false
 	}
@@ -370,22 +435,22 @@ func (w *world) openTransaction(ctx context.Context) bool {
 	return open
 }
 
-// killInTransaction is a hit when the transaction is still open after both
-// normalizers are gone.
-func (w *world) killInTransaction(ctx context.Context, d disruption, normalizers []*process) (hit bool, err error) {
-	if err := w.claim(ctx, names(normalizers)...); err != nil {
+// killInTransaction kills all writers of a topic. It is a hit when a transaction
+// is still open after they are gone.
+func (w *world) killInTransaction(ctx context.Context, d disruption, writers []*process, topic string) (hit bool, err error) {
+	if err := w.claim(ctx, names(writers)...); err != nil {
 		return false, err
 	}
-	watch(ctx, w.openTransaction)
-	err = killAll(normalizers)
-	hit = w.openTransaction(ctx)
-	w.startLater(ctx, d, normalizers)
+	watch(ctx, func(ctx context.Context) bool { return w.openTransaction(ctx, topic) })
+	err = killAll(writers)
+	hit = w.openTransaction(ctx, topic)
+	w.startLater(ctx, d, writers)
 	return hit, err
 }
 
 // pending reports whether a loader has announced a range and not committed it.
 func (w *world) pending(ctx context.Context) bool {
-	committed, err := w.admin.FetchOffsets(ctx, w.groups.loader)
+	committed, err := w.admin.FetchOffsets(ctx, w.prefix+loader)
 	if err != nil {
 		return false
 	}
@@ -497,23 +562,19 @@ func (w *world) killInInsert(ctx context.Context, d disruption) (hit bool, err e
 
 const brokerName = "broker"
 
-// broker disrupts one broker. With three, the others go on.
-func (w *world) broker(ctx context.Context, d disruption) error {
-	if err := w.claim(ctx, brokerName); err != nil {
-		return err
+// toBroker disrupts one broker. With three, the others go on.
+func toBroker(do, undo func(c *apachekafka.Cluster, i int) error) act {
+	return func(ctx context.Context, w *world, d disruption) (bool, error) {
+		if err := w.claim(ctx, brokerName); err != nil {
+			return false, err
+		}
+		i := d.which % len(w.cluster.Addrs())
+		err := do(w.cluster, i)
+		w.later(ctx, d.hold, func() error { return undo(w.cluster, i) }, brokerName)
+		return false, err
 	}
-	i := d.which % len(w.cluster.Addrs())
-	undo := func() error { return w.cluster.Start(i) }
-	var err error
-	switch d.kind {
-	case killBroker:
-		err = w.cluster.Kill(i)
-	case pauseBroker:
-		err = w.cluster.Signal(i, syscall.SIGSTOP)
-		undo = func() error { return w.cluster.Signal(i, syscall.SIGCONT) }
-	case restartBroker:
-		err = w.cluster.Stop(i)
-	}
-	w.later(ctx, d.hold, undo, brokerName)
-	return err
+}
+
+func signalBroker(s syscall.Signal) func(c *apachekafka.Cluster, i int) error {
+	return func(c *apachekafka.Cluster, i int) error { return c.Signal(i, s) }
 }

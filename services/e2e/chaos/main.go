@@ -1,13 +1,16 @@
 // Command chaos proves exactly once on Apache Kafka: make chaos.
 //
-// It runs the services as processes of their own (a receiver, two normalizers,
-// two loaders), brokers, ClickHouse and a schema registry, posts simulated
+// It runs the services as processes of their own (a receiver, and two each of
+// the others), brokers, ClickHouse and a schema registry, posts simulated
 // traffic of every provider with redeliveries and disorder, and meanwhile
 // kills, pauses and restarts all of them at points drawn from a seed. In the
 // end it balances the books: every request that was answered 200 is in the raw
 // topic, the canonical topic holds the truth and nothing twice, ClickHouse
-// holds it once and in every field, without FINAL, and the roll-ups agree. It
-// exits with 0 only when all of that holds.
+// holds it once and in every field, without FINAL, and the roll-ups agree. The
+// suppression list and the lead scores are, byte for byte, what one makes of
+// the truth who folds it in memory, every replica of the list says so, and
+// every crossing of a threshold is signaled once. It exits with 0 only when all
+// of that holds.
 //
 // The brokers are its own, or those of KAFKA_BROKERS, which are then left
 // alone. It imports no service: what it knows of Mailriver is what its users

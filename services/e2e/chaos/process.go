@@ -14,9 +14,12 @@ import (
 
 // process is a service that is started again and again. Its log is one file.
 type process struct {
-	name, binary string
-	args, env    []string
-	log          string
+	name, service string
+	binary        string
+	args, env     []string
+	log           string
+	data          string // folder of what it keeps on disk
+	api           string // base URL, of those that have one
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd

@@ -29,6 +29,13 @@ type result struct {
 	canonical, table        account
 	count, distinct, rollup int
 	rollupGroups            int // groups that do not agree
+	listTopic, scores       account
+	listKeys, leads         int // what these two must have
+	listRows                int // in ClickHouse
+	signals                 account
+	signalsWant, outOfTurn  int
+	asked, entries          int   // addresses, and their entries in force
+	replicas                []int // addresses of which each says something else
 	audit                   string
 	clickhouse              string
 	complaints              []string
@@ -36,7 +43,10 @@ type result struct {
 }
 
 // tally counts the disruptions of one kind.
-type tally struct{ done, hit int }
+type tally struct {
+	done, hit int
+	aimed     bool
+}
 
 const maxComplaints = 30
 
@@ -53,6 +63,9 @@ func (r *result) balanced() bool {
 	return r != nil && r.drained && r.lost == 0 && r.dead == 0 && r.summary.GivenUp == 0 && r.summary.Slipped == 0 &&
 		r.canonical.balanced(r.truth) && r.table.balanced(r.truth) &&
 		r.count == r.truth && r.distinct == r.truth && r.rollup == r.truth && r.rollupGroups == 0 &&
+		r.listTopic.balanced(r.listKeys) && r.listRows == r.listKeys && r.scores.balanced(r.leads) &&
+		r.signals.balanced(r.signalsWant) && r.outOfTurn == 0 &&
+		len(r.replicas) > 0 && !slices.ContainsFunc(r.replicas, func(differ int) bool { return differ != 0 }) &&
 		!strings.HasPrefix(r.audit, "does not")
 }
 
@@ -82,7 +95,7 @@ func (r *result) markdown(o options, m machine) string {
 	}
 	line("| Kafka | %s, brokers: %s |", kafkaVersion, brokers)
 	line("| ClickHouse | %s (libchdb), one node |", r.clickhouse)
-	line("| services | 1 receiver, 2 normalizers, 2 loaders, each a process |")
+	line("| services | 1 receiver; 2 each of normalizer, loader, suppression and leadscoring; each a process |")
 	line("| machine | %d cores, %s, %s, %s; everything above and the load ran on it |", m.cores, m.memory, m.kernel, m.gover)
 	line("| time | %s for posting, %s until all was drained, %s with the books |",
 		r.posting.Round(time.Second), r.duration.Round(time.Second), r.elapsed.Round(time.Second))
@@ -109,6 +122,24 @@ func (r *result) markdown(o options, m machine) string {
 	line("| `uniqExact(event_id)` | %d | %d |", r.distinct, r.truth)
 	line("| `sum(events)` of events_hourly | %d | %d |", r.rollup, r.truth)
 	line("| groups in which events_hourly and events differ | %d | 0 |", r.rollupGroups)
+	for _, place := range []struct {
+		name string
+		want int
+		account
+	}{
+		{"suppressions topic, last records: addresses and scopes", r.listKeys, r.listTopic},
+		{"lead scores topic, last records: recipients", r.leads, r.scores},
+		{"lead signals topic, read committed: signals", r.signalsWant, r.signals},
+	} {
+		line("| %s | %d | %d |", place.name, place.events, place.want)
+		line("| twice, missing, without cause, with other bytes than when made anew | %d, %d, %d, %d | 0, 0, 0, 0 |",
+			place.twice, place.missing, place.untold, place.wrong)
+	}
+	line("| signals of one stage that go up twice in a row, or down | %d | 0 |", r.outOfTurn)
+	for i, differ := range r.replicas {
+		line("| suppression replica %d: of %d addresses with %d entries, those that the API tells otherwise | %d | 0 |", i+1, r.asked, r.entries, differ)
+	}
+	line("| ClickHouse: rows of suppressions | %d | %d |", r.listRows, r.listKeys)
 	audit := r.audit
 	if audit == "" {
 		audit = "not in this build"
@@ -118,19 +149,19 @@ func (r *result) markdown(o options, m machine) string {
 	line("## Disruptions\n")
 	line("| kind | times | moment met |\n|---|---:|---:|")
 	for _, kind := range slices.Sorted(maps.Keys(r.kinds)) {
-		met := ""
-		switch kind {
-		case inTransaction, beforeCommit, inInsert:
-			met = fmt.Sprint(r.kinds[kind].hit)
+		met, t := "", r.kinds[kind]
+		if t.aimed {
+			met = fmt.Sprint(t.hit)
 		}
-		line("| %s | %d | %s |", kind, r.kinds[kind].done, met)
+		line("| %s | %d | %s |", kind, t.done, met)
 	}
-	line("\nThe aimed kinds watch Kafka from outside. Between produce and end of transaction: when the canonical topic")
-	line("holds records behind its last stable offset, both normalizers are killed, and the moment is met when that is")
-	line("so still afterwards. Between insert and commit: when the committed offset announces a pending range, all")
-	line("brokers are stopped (SIGSTOP), so that the insert goes on and its commit cannot; when rows have come in, both")
-	line("loaders are killed and the brokers go on. With a range pending: ClickHouse is killed up to 60 ms after that.")
-	line("One that does not find its moment within %s strikes without it.\n", aim)
+	line("\nThe aimed kinds watch Kafka from outside. Between produce and end of transaction: when the topic that a service")
+	line("writes holds records behind its last stable offset, both of its processes are killed, and the moment is met")
+	line("when that is so still afterwards. Between insert and commit: when the committed offset announces a pending")
+	line("range, all brokers are stopped (SIGSTOP), so that the insert goes on and its commit cannot; when rows have come")
+	line("in, both loaders are killed and the brokers go on. With a range pending: ClickHouse is killed up to 60 ms after")
+	line("that. One that does not find its moment within %s strikes without it. Without its local copy: the moment is met", aim)
+	line("when there was one to take away.\n")
 	line("What followed from it: %d pending ranges were delivered again by a new owner; ClickHouse ignored %d inserts", r.again, r.ignored)
 	line("whose token it had seen (counted once a second, so some are not in it); %d transactions were aborted and done", r.aborted)
 	line("again by their owner; the sender posted %d times more than once; services ended by themselves %d times.", r.summary.Retries, r.alone)

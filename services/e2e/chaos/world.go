@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -25,10 +26,12 @@ import (
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/propagation"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
+	"go.yaml.in/yaml/v3"
 
 	"mailriver/pkg/embedded"
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/kafka/apachekafka"
+	"mailriver/pkg/lead"
 	"mailriver/pkg/simulate"
 )
 
@@ -44,12 +47,14 @@ type world struct {
 	clients    *kafka.Clients
 	admin      *kadm.Client
 	topics     kafka.Topics
-	groups     struct{ normalizer, loader string }
+	prefix     string // of topics and groups
+	follows    []follow
+	profiles   []lead.Profile
 	config     string
 	processes  []*process
 	keys       simulate.Keys
 	certs      *simulate.CertServer
-	receiver   string
+	posted     string // base URL of the receiver
 	stopCerts  context.CancelFunc
 	certsEnded chan error
 
@@ -81,11 +86,12 @@ func newWorld(ctx context.Context, o options, dir string, out io.Writer) (_ *wor
 	if err := w.startKeys(ctx); err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(6)
+	services := instances()
+	ports, err := freePorts(1 + 2*len(services))
 	if err != nil {
 		return nil, err
 	}
-	w.receiver = "http://" + ports[0]
+	w.posted = "http://" + ports[0]
 	if err := w.configure(ports[0]); err != nil {
 		return nil, err
 	}
@@ -94,13 +100,16 @@ func newWorld(ctx context.Context, o options, dir string, out io.Writer) (_ *wor
 	if text, err := setup.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("mailriver setup: %w: %s", err, text)
 	}
-	for i, name := range []string{"receiver", "normalizer-1", "normalizer-2", "loader-1", "loader-2"} {
-		service, _, _ := strings.Cut(name, "-")
+	for i, service := range services {
+		name := fmt.Sprintf("%s-%d", service, len(w.of(service))+1)
+		admin, api := ports[1+2*i], ports[2+2*i]
 		p := &process{
-			name: name, binary: o.binary, args: []string{service, "--config", w.config},
-			env: append(append([]string(nil), o.environ...),
-				"MAILRIVER_INSTANCE="+w.groups.normalizer+"-"+name, "MAILRIVER_ADMIN_ADDR="+ports[i+1]),
-			log: filepath.Join(w.logs, name+".log"),
+			name: name, service: service, binary: o.binary, args: []string{service, "--config", w.config},
+			env: append(append([]string(nil), o.environ...), "MAILRIVER_INSTANCE="+w.prefix+name, "MAILRIVER_ADMIN_ADDR="+admin),
+			log: filepath.Join(w.logs, name+".log"), data: filepath.Join(w.dir, "data", service, w.prefix+name),
+		}
+		if service == suppression || service == leadscoring {
+			p.env, p.api = append(p.env, "MAILRIVER_"+strings.ToUpper(service)+"_API_ADDR="+api), "http://"+api
 		}
 		w.processes = append(w.processes, p)
 		if err := p.start(); err != nil {
@@ -123,11 +132,11 @@ func newWorld(ctx context.Context, o options, dir string, out io.Writer) (_ *wor
 // startEngines starts what is not Mailriver's own.
 func (w *world) startEngines(ctx context.Context) (err error) {
 	cfg := kafka.DefaultConfig()
-	w.groups.normalizer, w.groups.loader = "mailriver.normalizer", "mailriver.loader"
+	w.prefix, w.profiles = "mailriver.", profiles()
 	if w.o.external != nil {
 		cfg.Brokers = w.o.external
 		cfg.TopicPrefix = fmt.Sprintf("chaos-%x.", time.Now().UnixNano())
-		w.groups.normalizer, w.groups.loader = cfg.TopicPrefix+"normalizer", cfg.TopicPrefix+"loader"
+		w.prefix = cfg.TopicPrefix
 	} else {
 		w.cluster, err = apachekafka.Start(ctx, apachekafka.Options{
 			Jars: w.o.jars, Dir: filepath.Join(w.dir, "kafka"), Brokers: w.o.brokers, Heap: w.o.heap,
@@ -138,6 +147,14 @@ func (w *world) startEngines(ctx context.Context) (err error) {
 		cfg.Brokers = w.cluster.Addrs()
 	}
 	w.topics = cfg.Topics()
+	w.follows = []follow{
+		{w.prefix + normalizer, w.topics.Raw, false},
+		{w.prefix + loader, w.topics.Events, true},
+		{w.prefix + suppression, w.topics.Events, false},
+		{w.prefix + suppression + ".rates", w.topics.Events, false},
+		{w.prefix + leadscoring, w.topics.Events, false},
+		{w.prefix + loader + ".suppressions", w.topics.Suppressions, true},
+	}
 	quiet := slog.New(slog.DiscardHandler)
 	w.clients, err = kafka.NewClients(cfg, kafka.Deps{
 		ClientID: "mailriver-chaos", Logger: quiet, Meter: metricnoop.NewMeterProvider(),
@@ -173,17 +190,49 @@ func (w *world) startKeys(ctx context.Context) (err error) {
 	return nil
 }
 
+// follow is a group that reads a topic.
+type follow struct {
+	group, topic string
+	notes        bool // it notes a range beside the offset while that is pending
+}
+
+// profiles are rules by which most recipients go up and down many times, next to
+// the usual ones. Points fade by far less between two events than a score may
+// come close to a threshold: no stage is left by time alone.
+func profiles() []lead.Profile {
+	return append(lead.DefaultProfiles(), lead.Profile{
+		Name: "nervous", HalfLife: 1000 * time.Hour,
+		Rules: []lead.Rule{
+			{Name: "delivery", When: `event_type == "delivered"`, Points: 1, Cap: &lead.Cap{Points: 3, Window: time.Hour}},
+			{Name: "open", When: `event_type == "opened"`, Points: 3},
+			{Name: "click", When: `event_type == "clicked" && url != ""`, Points: 10},
+			{Name: "trouble", When: `event_type in ["bounced", "deferred"]`, Points: -4},
+			{Name: "away", When: `event_type in ["unsubscribed", "complained"]`, Points: -12},
+		},
+		Stages: []lead.Stage{{Name: "lukewarm", Enter: 1.5, Leave: 0.5}, {Name: "warm", Enter: 5.5, Leave: 3.5}, {Name: "hot", Enter: 15.5, Leave: 9.5}},
+	})
+}
+
 func (w *world) configure(receiver string) error {
 	brokers := w.o.external
 	if w.cluster != nil {
 		brokers = w.cluster.Addrs()
 	}
-	text := fmt.Sprintf("data_dir: %q\nkafka: { brokers: [\"%s\"], topic_prefix: %q }\nregistry: { url: %q }\nclickhouse: { url: %q }\n"+
-		"receiver: { addr: %q }\nnormalizer: { group: %q }\nloader: { group: %q }\n",
-		filepath.Join(w.dir, "data"), strings.Join(brokers, `", "`), strings.TrimSuffix(w.topics.Raw, "raw.v1"),
-		w.env.RegistryURL, w.env.ClickHouseURL+"/mailriver", receiver, w.groups.normalizer, w.groups.loader)
+	text, err := yaml.Marshal(map[string]any{
+		"data_dir": filepath.Join(w.dir, "data"),
+		"kafka":    map[string]any{"brokers": brokers, "topic_prefix": strings.TrimSuffix(w.topics.Raw, "raw.v1")},
+		"registry": map[string]any{"url": w.env.RegistryURL}, "clickhouse": map[string]any{"url": w.env.ClickHouseURL + "/mailriver"},
+		"receiver": map[string]any{"addr": receiver}, "normalizer": map[string]any{"group": w.prefix + normalizer},
+		"loader":      map[string]any{"group": w.prefix + loader},
+		"suppression": map[string]any{"group": w.prefix + suppression, "rates": map[string]any{"group": w.prefix + suppression + ".rates"}},
+		"leadscoring": map[string]any{"group": w.prefix + leadscoring, "profiles": w.profiles},
+	})
+	if err != nil {
+		return err
+	}
+	text = append(text, w.keys.ConfigYAML(w.posted, w.certs.Host())...)
 	w.config = filepath.Join(w.dir, "mailriver.yaml")
-	return os.WriteFile(w.config, []byte(text+w.keys.ConfigYAML(w.receiver, w.certs.Host())), 0o600)
+	return os.WriteFile(w.config, text, 0o600)
 }
 
 // close ends everything, in the reverse order.
@@ -218,7 +267,14 @@ func (w *world) close() error {
 func (w *world) removeTopics() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	_, err := w.admin.DeleteTopics(ctx, w.topics.Raw, w.topics.Events, w.topics.Dead, w.topics.Dedup)
+	declared, err := kafka.Declared(strings.TrimSuffix(w.topics.Raw, "raw.v1"))
+	var all []string
+	for _, t := range declared {
+		all = append(all, t.Name)
+	}
+	if err == nil {
+		_, err = w.admin.DeleteTopics(ctx, all...)
+	}
 	if err != nil {
 		fmt.Fprintf(w.out, "topics %s* are left on the cluster: %v\n", strings.TrimSuffix(w.topics.Raw, "raw.v1"), err)
 	}
@@ -226,7 +282,7 @@ func (w *world) removeTopics() {
 
 // play posts the traffic, disrupts, waits until all is drained, and balances.
 func (w *world) play(ctx context.Context) (*result, error) {
-	sources := w.keys.Sources(w.receiver, w.certs.Host())
+	sources := w.keys.Sources(w.posted, w.certs.Host())
 	for i := range sources {
 		if sources[i].Provider == "ses" {
 			sources[i].Share = 0.2 // an SNS signature costs most of a millisecond
@@ -366,22 +422,24 @@ func (w *world) sample(ctx context.Context) {
 // stuck is how long a drain may go without any progress.
 const stuck = 4 * time.Minute
 
-// drain waits until the normalizer has read all of the raw topic, and the
-// loader all of the canonical one.
+// drain waits until every group has read all of its topic.
 func (w *world) drain(ctx context.Context) error {
-	have, changed, shown := -1, time.Now(), time.Now()
+	rows, least, changed, shown := -1, int64(math.MaxInt64), time.Now(), time.Now()
 	for {
 		left, err := w.left(ctx)
 		if time.Since(shown) > 10*time.Second {
 			shown = time.Now()
-			fmt.Fprintf(w.out, "%d records are left, %d rows are in, %v\n", left, have, err)
+			fmt.Fprintf(w.out, "%d records are left, %d rows are in, %v\n", left, rows, err)
 		}
 		if err == nil && left == 0 {
 			w.result.drained = true
 			return nil
 		}
-		if n, countErr := w.number(ctx, "SELECT count() FROM mailriver.events"); countErr == nil && n != have {
-			have, changed = n, time.Now()
+		if err == nil && left < least {
+			least, changed = left, time.Now()
+		}
+		if n, countErr := w.number(ctx, "SELECT count() FROM mailriver.events"); countErr == nil && n != rows {
+			rows, changed = n, time.Now()
 		}
 		if time.Since(changed) > stuck {
 			fmt.Fprintf(w.out, "not drained: nothing has moved for %s: %d records are left, %v\n", stuck, left, err)
@@ -393,42 +451,49 @@ func (w *world) drain(ctx context.Context) error {
 	}
 }
 
-// left counts the records that the groups have not committed.
-func (w *world) left(ctx context.Context) (left int64, err error) {
+// left counts the records that the groups have not committed. What one group
+// writes is the input of those behind it in the list, so it is asked first.
+func (w *world) left(ctx context.Context) (all int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	for group, topic := range map[string]string{w.groups.normalizer: w.topics.Raw, w.groups.loader: w.topics.Events} {
-		span, err := w.clients.Span(ctx, topic, kafka.Start(), kafka.End())
+	for _, f := range w.follows {
+		left, err := w.leftOf(ctx, f)
 		if err != nil {
-			return 0, err
+			return 0, fmt.Errorf("group %s: %w", f.group, err)
 		}
-		ends, err := w.admin.ListEndOffsets(ctx, topic)
-		if err != nil {
-			return 0, err
-		}
-		ends.Each(func(o kadm.ListedOffset) { left += max(0, o.Offset-span.To[o.Partition]) }) // open transactions
-		committed, err := w.admin.FetchOffsets(ctx, group)
-		if err != nil {
-			return 0, err
-		}
-		committed.Each(func(o kadm.OffsetResponse) {
-			if o.Topic == topic {
-				span.From[o.Partition] = max(span.From[o.Partition], o.At)
-			}
-			if group == w.groups.loader && o.Metadata != "" {
-				left++ // a pending range; the other group's clients note who they are
-			}
-		})
-		if left += span.Len(); left == 0 || left > 100 {
-			continue
-		}
-		// A few offsets may be the ends of transactions alone.
-		left -= span.Len()
-		if err := w.clients.Read(ctx, span, func(*kgo.Record) error { left++; return nil }); err != nil {
-			return 0, err
-		}
+		all += left
 	}
-	return left, nil
+	return all, nil
+}
+
+func (w *world) leftOf(ctx context.Context, f follow) (left int64, err error) {
+	span, err := w.clients.Span(ctx, f.topic, kafka.Start(), kafka.End())
+	if err != nil {
+		return 0, err
+	}
+	ends, err := w.admin.ListEndOffsets(ctx, f.topic)
+	if err != nil {
+		return 0, err
+	}
+	ends.Each(func(o kadm.ListedOffset) { left += max(0, o.Offset-span.To[o.Partition]) }) // open transactions
+	committed, err := w.admin.FetchOffsets(ctx, f.group)
+	if err != nil {
+		return 0, err
+	}
+	committed.Each(func(o kadm.OffsetResponse) {
+		if o.Topic == f.topic {
+			span.From[o.Partition] = max(span.From[o.Partition], o.At)
+		}
+		if f.notes && o.Metadata != "" {
+			left++ // a pending range; the clients of other groups note who they are
+		}
+	})
+	if n := span.Len(); n == 0 || left+n > 100 {
+		return left + n, nil
+	}
+	// A few offsets may be the ends of transactions alone.
+	err = w.clients.Read(ctx, span, func(*kgo.Record) error { left++; return nil })
+	return left, err
 }
 
 // query asks ClickHouse over HTTP.

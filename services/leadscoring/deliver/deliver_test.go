@@ -385,7 +385,8 @@ func TestDeliver_deadLetterAndRetry(t *testing.T) {
 	letter := c.Read(t, c.Topics.Dead, 1)[0]
 	if kafkatest.Header(letter, kafka.HeaderStage) != deliver.Stage ||
 		kafkatest.Header(letter, kafka.HeaderReason) != fault.Undelivered ||
-		!strings.Contains(kafkatest.Header(letter, kafka.HeaderError), "endpoint crm, 3 attempts: HTTP 422") ||
+		kafkatest.Header(letter, kafka.HeaderError) != "undelivered: endpoint crm, 3 attempts: HTTP 422" ||
+		!strings.Contains(string(letter.Value), "no such lead") ||
 		!strings.HasPrefix(kafkatest.Header(letter, kafka.HeaderOrigin), c.Topics.LeadDeliveries+"/") ||
 		string(letter.Key) != "ada@example.com" {
 		t.Errorf("the letter is %v %q", letter.Headers, letter.Key)
@@ -676,7 +677,8 @@ func TestDeliver_fencedWhileAnAttemptIsInHand(t *testing.T) {
 	c.Produce(t, signal(t, c, "ada@example.com", 1))
 	id := idOf("ada@example.com", 1).String() + ":crm"
 	within(t, "in hand", func() bool { return len(h.all()) == 1 })
-	other, err := c.Clients.Publisher(t.Context(), fmt.Sprintf("%s.%d", cfg.Deliveries.Group, states(t, c)[id].Partition))
+	partition := become(t, c, id, deliver.Pending).Partition
+	other, err := c.Clients.Publisher(t.Context(), fmt.Sprintf("%s.%d", cfg.Deliveries.Group, partition))
 	if err != nil {
 		t.Fatal(err)
 	}

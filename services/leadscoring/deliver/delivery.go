@@ -170,10 +170,16 @@ func parse(r *kgo.Record) (p parsed, err error) {
 const Stage = "leadscoring.webhook"
 
 // letter is the dead letter of a delivery. Its origin is the record that said
-// that the delivery was pending, so that each round has a letter of its own.
+// that the delivery was pending, so that each round has a letter of its own. The
+// error does not repeat the endpoint's words, which may quote an address; they are
+// in the value.
 func (d *Delivery) letter(dead, origin string, value []byte) *kgo.Record {
+	why := d.Problem
+	if d.Status != 0 {
+		why = fmt.Sprintf("HTTP %d", d.Status)
+	}
 	return kafka.DeadLetter(dead, &kgo.Record{Key: []byte(d.Signal.Recipient)}, kafka.Letter{
 		Stage: Stage, Origin: origin, Value: value,
-		Err: fault.Permanentf(fault.Undelivered, "endpoint %s, %d attempts: %s", d.Endpoint, d.Attempts, d.Problem),
+		Err: fault.Permanentf(fault.Undelivered, "endpoint %s, %d attempts: %s", d.Endpoint, d.Attempts, why),
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -18,7 +20,10 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sr"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric/noop"
+	sdk "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 
 	"mailriver/pkg/config"
@@ -122,12 +127,16 @@ func quick(c *kafkatest.Cluster, endpoints ...webhook.Endpoint) deliver.Config {
 	return cfg
 }
 
-func start(t testing.TB, c *kafkatest.Cluster, cfg deliver.Config) (service *deliver.Service, stop func()) {
+func start(t testing.TB, c *kafkatest.Cluster, cfg deliver.Config, edit ...func(*deliver.Deps)) (service *deliver.Service, stop func()) {
 	t.Helper()
-	service, err := deliver.New(cfg, deliver.Deps{
+	deps := deliver.Deps{
 		Clients: c.Clients, Topics: c.Topics, Schemas: registry{}, Resolve: literal,
 		Meter: noop.NewMeterProvider().Meter("test"), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
-	})
+	}
+	for _, edit := range edit {
+		edit(&deps)
+	}
+	service, err := deliver.New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -750,6 +759,125 @@ func TestDeliver_orderOverARestart(t *testing.T) {
 	if got := h.ids(); !slices.Equal(got, want) {
 		t.Errorf("the endpoint got %v, want %v", got, want)
 	}
+}
+
+// Instances come and go while the endpoint fails at random: everything is taken
+// once, and of each recipient in order.
+func TestDeliver_instancesComeAndGo(t *testing.T) {
+	c := kafkatest.New(t)
+	const recipients, each = 12, 4
+	taken := map[string][]int{} // by recipient
+	number := map[string]int{}  // by id
+	for i := range recipients {
+		for n := 1; n <= each; n++ {
+			number[idOf(fmt.Sprintf("r%d@example.com", i), n).String()] = n
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	var mu sync.Mutex
+	h := newHook(t, func(_ int, d delivered, w http.ResponseWriter) {
+		mu.Lock()
+		defer mu.Unlock()
+		if random.IntN(3) == 0 {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		taken[d.recipient] = append(taken[d.recipient], number[d.id])
+	})
+	cfg := quick(c, h.endpoint("crm"))
+	cfg.Deliveries.Attempts = 100
+	stops := make([]func(), 2)
+	for i := range stops {
+		_, stops[i] = start(t, c, cfg)
+	}
+	for n := 1; n <= each; n++ {
+		for i := range recipients {
+			c.Produce(t, signal(t, c, fmt.Sprintf("r%d@example.com", i), n))
+		}
+		stops[n%2]()
+		_, stops[n%2] = start(t, c, cfg)
+	}
+	within(t, "all delivered", func() bool {
+		done := 0
+		for _, d := range states(t, c) {
+			if d.State == deliver.Delivered {
+				done++
+			}
+		}
+		return done == recipients*each
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	for i := range recipients {
+		recipient := fmt.Sprintf("r%d@example.com", i)
+		if got := taken[recipient]; !slices.Equal(got, []int{1, 2, 3, 4}) {
+			t.Errorf("%s: the endpoint took %v, want 1 to %d", recipient, got, each)
+		}
+	}
+}
+
+func TestDeliver_metrics(t *testing.T) {
+	c := kafkatest.New(t)
+	h := newHook(t, func(n int, _ delivered, w http.ResponseWriter) {
+		if n == 1 {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	reader := sdk.NewManualReader()
+	cfg := quick(c, h.endpoint("crm"))
+	cfg.Deliveries.InFlight = 1
+	start(t, c, cfg, func(d *deliver.Deps) { d.Meter = sdk.NewMeterProvider(sdk.WithReader(reader)).Meter("test") })
+	c.Produce(t, signal(t, c, "ada@example.com", 1))
+	become(t, c, idOf("ada@example.com", 1).String()+":crm", deliver.Delivered)
+	want := map[string]float64{
+		"attempts crm delivered": 1, "attempts crm refused": 1,
+		"deliveries crm delivered": 1, "deliveries crm pending": 1,
+		"pending crm": 0, "oldest_age crm": 0, "breaker crm": 0, "disabled crm": 0,
+	}
+	var got map[string]float64
+	within(t, "counted", func() bool {
+		got = collect(t, reader)
+		return got["deliveries crm delivered"] == 1 && got["pending crm"] == 0
+	})
+	if !maps.Equal(got, want) {
+		t.Errorf("metrics are %v, want %v", got, want)
+	}
+}
+
+// collect returns the sums and gauges by name and attributes.
+func collect(t *testing.T, reader *sdk.ManualReader) map[string]float64 {
+	t.Helper()
+	var all metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	name := func(m metricdata.Metrics, at attribute.Set) string {
+		text := strings.TrimPrefix(m.Name, "mailriver.leadscoring.webhooks.")
+		for _, kv := range at.ToSlice() { // sorted by key
+			text += " " + kv.Value.AsString()
+		}
+		return text
+	}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				for _, p := range data.DataPoints {
+					got[name(m, p.Attributes)] = float64(p.Value)
+				}
+			case metricdata.Gauge[int64]:
+				for _, p := range data.DataPoints {
+					got[name(m, p.Attributes)] = float64(p.Value)
+				}
+			case metricdata.Gauge[float64]:
+				for _, p := range data.DataPoints {
+					got[name(m, p.Attributes)] = p.Value
+				}
+			}
+		}
+	}
+	return got
 }
 
 func BenchmarkDeliver(b *testing.B) {

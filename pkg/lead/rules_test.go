@@ -476,6 +476,18 @@ func TestCompile_oneNameInTwoProfiles(t *testing.T) {
 	}
 }
 
+// Times are kept as they are written, or a state would be another one once it
+// was read.
+func TestObserve_microseconds(t *testing.T) {
+	set := compile(t, profile("p", lead.Rule{Name: "all", When: "true", Points: 1}))
+	e := at(0, event.Delivered)
+	e.OccurredAt = start.Add(1999).In(time.FixedZone("", 3600))
+	o, want := set.Observe(&e), start.Add(1000)
+	if o.Contribution.At != want || o.Delivery.At != want {
+		t.Errorf("Observe() = %s and %s, want %s", o.Contribution.At, o.Delivery.At, want)
+	}
+}
+
 func TestObserve_skips(t *testing.T) {
 	set := compile(t, profile("p", gives("click", event.Clicked, 1), lead.Rule{Name: "all", When: "true", Points: 1}))
 	none := compile(t, profile("p", gives("click", event.Clicked, 1)))

@@ -70,6 +70,23 @@ func TestSegments_Evaluate(t *testing.T) {
 				tt.when, a, n, l, tt.active, tt.nobody, tt.later)
 		}
 	}
+	// A span ends before the moment that began it, and what was taken back is not counted.
+	click := at(0, event.Clicked)
+	once := fold(set, click, at(0, event.Delivered))
+	for _, tt := range []struct {
+		days int
+		when string
+	}{
+		{7, `clicks_7d == 0 && clicks_30d == 1`}, {30, `clicks_30d == 0 && clicks_90d == 1`}, {90, `clicks_90d == 0`},
+	} {
+		if names, _ := segments(t, set, tt.when).Evaluate(&once, start.Add(time.Duration(tt.days)*day)); len(names) != 1 {
+			t.Errorf("%s is false %d days after the click, want true", tt.when, tt.days)
+		}
+	}
+	back := fold(set, click, corrected(click, 1, func(e *event.Event) { e.IsTest = true }))
+	if names, _ := segments(t, set, `clicks_90d == 0 && days_since_click > 1000`).Evaluate(&back, start); len(names) != 1 {
+		t.Error("a click that was taken back counts")
+	}
 	// A click of a clock that is ahead was now.
 	ahead := fold(set, at(time.Hour, event.Clicked))
 	if names, _ := segments(t, set, `days_since_click == 0 && clicks_7d == 1`).Evaluate(&ahead, start); len(names) != 1 {

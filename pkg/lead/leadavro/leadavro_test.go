@@ -3,6 +3,7 @@ package leadavro_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
@@ -141,6 +142,43 @@ func TestDecode_refuses(t *testing.T) {
 		if reason, permanent := fault.Reason(err); !permanent || reason != fault.BadAvro || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: Decode() = %v, want a permanent error %q", tt.name, err, tt.want)
 		}
+	}
+}
+
+// A state that is broken is refused, before room is made for what it claims to
+// hold.
+func TestDecode_brokenStates(t *testing.T) {
+	whole := encode(t, leadavro.Record{State: lead.State{Recipient: "j@e.org"}})
+	prefix, empty := whole[:len(whole)-6], []byte("\x01\x00\x00\x00\x00")
+	if !bytes.Equal(whole[len(prefix):], append([]byte{10}, empty...)) {
+		t.Fatalf("an empty state is % x, want % x", whole[len(prefix):], empty)
+	}
+	const huge = "\xff\xff\xff\xff\xff\xff\xff\x7f"
+	one := "\x01\x01\x00\x00\x01" + strings.Repeat("\x00", 16+1+1) // a type, no rule, a contribution of no revision or time
+	for _, tt := range []struct{ name, state string }{
+		{"nothing", ""},
+		{"the version alone", "\x01"},
+		{"more behind it", string(empty) + "\x00"},
+		{"types", "\x01" + huge + "\x00\x00\x00"},
+		{"a long type", "\x01\x01" + huge + "\x00\x00\x00"},
+		{"rules", "\x01\x00" + huge + "\x00\x00"},
+		{"contributions", "\x01\x00\x00" + huge + "\x00"},
+		{"deliveries", "\x01\x00\x00\x00" + huge},
+		{"a number without end", "\x01\x00\x00\x00" + strings.Repeat("\xff", 12)},
+		{"a type that is not there", one + "\x01" + strings.Repeat("\x00", 16) + "\x00" + "\x00"},
+		{"a rule that is not there", one + "\x00" + strings.Repeat("\x00", 16) + "\x01\x00" + "\x00"},
+		{"rules of an event", one + "\x00" + strings.Repeat("\x00", 16) + huge + "\x00"},
+	} {
+		value := binary.AppendVarint(slices.Clone(prefix), int64(len(tt.state)))
+		r, err := decode(t, append(value, tt.state...))
+		if reason, permanent := fault.Reason(err); !permanent || reason != fault.BadAvro {
+			t.Errorf("%s: Decode() = %+v, %v, want a permanent error", tt.name, r, err)
+		}
+	}
+	good := one + "\x00" + strings.Repeat("\x00", 16) + "\x00" + "\x00"
+	value := binary.AppendVarint(slices.Clone(prefix), int64(len(good)))
+	if r, err := decode(t, append(value, good...)); err != nil || len(r.Contributions) != 1 {
+		t.Errorf("the state that the others break: %+v, %v, want one contribution", r, err)
 	}
 }
 

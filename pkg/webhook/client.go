@@ -181,6 +181,8 @@ func (c *Client) headers(header http.Header, id string, body []byte) (secrets []
 func (c *Client) judge(response *http.Response, answer []byte) Result {
 	r := Result{Status: response.StatusCode}
 	switch {
+	case r.Status == http.StatusMultiStatus && c.endpoint.template() == "hubspot":
+		r.Outcome = Refused // HubSpot's word for errors in a batch, and the batch is this one
 	case r.Status >= 200 && r.Status < 300:
 		r.Outcome = Delivered
 		return r

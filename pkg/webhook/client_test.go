@@ -118,6 +118,17 @@ func TestSend_answers(t *testing.T) {
 	}
 }
 
+// HubSpot answers 207 where inputs of a batch failed. The batch has one.
+func TestSend_multiStatusOfHubSpot(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusMultiStatus) })
+	for template, want := range map[string]webhook.Outcome{"generic": webhook.Delivered, "hubspot": webhook.Refused} {
+		c := client(t, s.URL, func(e *webhook.Endpoint, _ *webhook.Deps) { e.Template = template })
+		if got := c.Send(t.Context(), "id", nil); got.Outcome != want || !got.Up() {
+			t.Errorf("Send() of 207 with the template %s = %+v, want %s", template, got, want)
+		}
+	}
+}
+
 func TestSend_redirectIsNotFollowed(t *testing.T) {
 	var followed atomic.Bool
 	target := serve(t, func(http.ResponseWriter, *http.Request) { followed.Store(true) })

@@ -8,12 +8,14 @@ import (
 	"strings"
 	"time"
 
+	"mailriver/pkg/apiclient"
 	"mailriver/pkg/avro"
 	"mailriver/pkg/clickhouse"
 	"mailriver/pkg/config"
 	"mailriver/pkg/esp/all"
 	"mailriver/pkg/httpserver"
 	"mailriver/pkg/kafka"
+	"mailriver/pkg/lead/leadapi"
 	"mailriver/pkg/suppression/client"
 	"mailriver/pkg/telemetry"
 	"mailriver/pkg/unsubscribe"
@@ -55,9 +57,11 @@ type Config struct {
 	Suppression suppression.Config `yaml:"suppression"`
 	Leadscoring leadscoring.Config `yaml:"leadscoring"`
 	// SuppressionClient is for the commands `mailriver suppress ...`.
-	SuppressionClient client.Config `yaml:"suppression_client"`
+	SuppressionClient apiclient.Config `yaml:"suppression_client"`
 	// SuppressionSync are the lists that `mailriver suppress sync` compares.
 	SuppressionSync []SyncList `yaml:"suppression_sync"`
+	// LeadscoringClient is for the commands `mailriver lead ...`.
+	LeadscoringClient apiclient.Config `yaml:"leadscoring_client"`
 
 	// environ is where ${env:NAME} of a secret is looked up.
 	environ []string
@@ -80,6 +84,7 @@ func DefaultConfig() Config {
 		Suppression:       suppression.DefaultConfig(),
 		Leadscoring:       leadscoring.DefaultConfig(),
 		SuppressionClient: client.DefaultConfig(),
+		LeadscoringClient: leadapi.DefaultConfig(),
 	}
 }
 
@@ -126,6 +131,7 @@ func (c Config) Validate() error {
 		{"suppression", c.Suppression.Validate()},
 		{"leadscoring", c.Leadscoring.Validate()},
 		{"suppression_client", c.SuppressionClient.Validate()},
+		{"leadscoring_client", c.LeadscoringClient.Validate()},
 	} {
 		problems.Add(config.Prefix(section.name+".", section.err))
 	}

@@ -2,6 +2,7 @@ package assembly
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -9,10 +10,12 @@ import (
 	"mailriver/pkg/avro"
 	"mailriver/pkg/httpserver"
 	"mailriver/pkg/httpserver/api"
+	"mailriver/pkg/lead/leadapi"
 	"mailriver/pkg/lead/leadavro"
 	"mailriver/pkg/run"
 	"mailriver/schemas"
 	"mailriver/services/leadscoring"
+	"mailriver/services/leadscoring/deliver"
 )
 
 func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
@@ -41,12 +44,20 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 	if transactionalID == "" {
 		transactionalID = "mailriver.leadscoring." + p.Config.instance()
 	}
+	webhooks, err := deliver.New(cfg.Deliver, deliver.Deps{
+		Clients: p.Clients, Topics: topics, Schemas: registry, Resolve: p.Config.resolve,
+		Meter: p.Telemetry.Meter.Meter("mailriver/services/leadscoring/deliver"), Logger: log, Now: time.Now,
+	})
+	if err != nil {
+		return Part{}, err
+	}
 	service, err := leadscoring.New(cfg, leadscoring.Deps{
 		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
 			return p.Clients.Session(cfg.Group, transactionalID, []string{topics.Events}, opts...)
 		},
 		Reader: p.Clients.Reader, Admin: p.Clients.Admin, Schemas: registry, Scores: scores, Signals: signals,
-		Topics: topics, Dir: p.Config.dir("leadscoring"),
+		Deliveries: deliveries{deliver.Book{Clients: p.Clients, Topics: topics, Now: time.Now}},
+		Topics:     topics, Dir: p.Config.dir("leadscoring"),
 		Meter: p.Telemetry.Meter.Meter("mailriver/services/leadscoring"), Logger: log, Now: time.Now,
 	})
 	if err != nil {
@@ -62,10 +73,71 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 		Run: []run.Service{
 			{Name: "leadscoring", Run: service.Run},
 			{Name: "leadscoring http", Run: server.Run},
+			{Name: "leadscoring webhooks", Run: webhooks.Run},
 		},
 		Checks: []httpserver.Check{
 			{Name: "leadscoring", Ask: service.Ready},
 			{Name: "leadscoring kafka", Ask: service.Connected, Optional: true},
+			{Name: "leadscoring webhooks", Ask: webhooks.Ready, Optional: true},
 		},
 	}, nil
+}
+
+// deliveries gives the API its view of the deliveries topic.
+type deliveries struct{ book deliver.Book }
+
+var deliveryCursor = api.Cursors{List: "deliveries", Version: 1} //nolint:gochecknoglobals // a constant, if structs could be
+
+// List implements [leadscoring.Deliveries].
+func (d deliveries) List(ctx context.Context, q leadscoring.DeliveryQuery) (leadapi.DeliveryPage, error) {
+	filter := deliver.Filter{Recipient: q.Recipient}
+	if q.Webhook != "" {
+		filter.Endpoints = []string{q.Webhook}
+	}
+	if q.State != "" {
+		filter.States = []deliver.State{deliver.State(q.State)}
+	}
+	bound := []string{q.Webhook, q.State, q.Recipient}
+	position, err := deliveryCursor.Decode(q.Cursor, bound...)
+	if err != nil {
+		return leadapi.DeliveryPage{}, err
+	}
+	afterTime, afterID, following := strings.Cut(string(position), " ")
+	list, _, err := d.book.List(ctx, filter)
+	if err != nil {
+		return leadapi.DeliveryPage{}, err
+	}
+	page := leadapi.DeliveryPage{}
+	for i := range list {
+		one := &list[i]
+		at := deliveryTime(one)
+		if following && (at > afterTime || at == afterTime && one.ID() <= afterID) {
+			continue // the book has the newest first, and then the ids in order
+		}
+		if len(page.Deliveries) == q.Limit {
+			last := &list[i-1]
+			cursor := deliveryCursor.Encode([]byte(deliveryTime(last)+" "+last.ID()), bound...)
+			page.NextCursor = &cursor
+			break
+		}
+		page.Deliveries = append(page.Deliveries, shown(one))
+	}
+	return page, nil
+}
+
+// deliveryTime is the time of the last change, as text that sorts like it.
+func deliveryTime(d *deliver.Delivery) string {
+	return d.UpdatedAt.UTC().Format("2006-01-02T15:04:05.000000000Z")
+}
+
+func shown(d *deliver.Delivery) leadapi.Delivery {
+	one := leadapi.Delivery{
+		ID: d.ID(), Webhook: d.Endpoint, Recipient: d.Signal.Recipient, Profile: d.Signal.Profile, Stage: d.Signal.Stage,
+		Direction: d.Signal.Direction, State: string(d.State), Attempts: d.Attempts, Since: d.Since, UpdatedAt: d.UpdatedAt,
+		Status: d.Status, Problem: d.Problem,
+	}
+	if !d.NextAt.IsZero() {
+		one.NextAt = &d.NextAt
+	}
+	return one
 }

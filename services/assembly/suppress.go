@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"mailriver/pkg/apiclient"
 	"mailriver/pkg/change"
 	"mailriver/pkg/config"
 	"mailriver/pkg/esp/mailriver"
@@ -149,7 +150,7 @@ func SuppressionClient(cfg Config) (*client.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: suppression_client.key: %w", ErrConfig, err)
 	}
-	c, err := client.New(cfg.SuppressionClient, client.Deps{Key: key, Now: time.Now, Sleep: sleep})
+	c, err := client.New(cfg.SuppressionClient, apiclient.Deps{Key: key, Now: time.Now, Sleep: sleep})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, config.Prefix("suppression_client.", err))
 	}

@@ -10,9 +10,9 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"mailriver/pkg/address"
-	"mailriver/pkg/event"
 	"mailriver/pkg/httpserver/api"
 	"mailriver/pkg/lead"
+	"mailriver/pkg/lead/leadapi"
 	"mailriver/pkg/lead/leadavro"
 )
 
@@ -74,23 +74,8 @@ func (l *leads) current() (asOf time.Time, err error) {
 	return at.UTC().Truncate(time.Microsecond), nil // as the copy stores it
 }
 
-// Lead is where a recipient stands now.
-type Lead struct {
-	Address  string     `json:"address"` // as it was asked for
-	Profiles []Standing `json:"profiles"`
-	AsOf     time.Time  `json:"as_of"` // the answer is not older than this
-}
-
-// Standing is where a recipient stands in one profile.
-type Standing struct {
-	Profile   string     `json:"profile"`
-	Score     float64    `json:"score"`      // decayed to now
-	Stage     string     `json:"stage"`      // empty below the lowest
-	UpdatedAt *time.Time `json:"updated_at"` // of the newest event that counts; null without one
-}
-
-func standing(s lead.Standing) Standing {
-	out := Standing{Profile: s.Profile, Score: s.Score, Stage: s.Stage}
+func standing(s lead.Standing) leadapi.Standing {
+	out := leadapi.Standing{Profile: s.Profile, Score: s.Score, Stage: s.Stage}
 	if !s.At.IsZero() {
 		out.UpdatedAt = &s.At
 	}
@@ -124,7 +109,7 @@ func getLead(s *Service, l *leads, c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	answer := Lead{Address: given, Profiles: []Standing{}}
+	answer := leadapi.Lead{Address: given, Profiles: []leadapi.Standing{}}
 	for _, at := range l.rules.StandingsAt(&state, s.deps.Now()) {
 		answer.Profiles = append(answer.Profiles, standing(at))
 	}
@@ -133,19 +118,6 @@ func getLead(s *Service, l *leads, c *gin.Context) error {
 	}
 	c.JSON(http.StatusOK, answer)
 	return nil
-}
-
-// Page is a part of the leads of a profile, best first.
-type Page struct {
-	Leads      []Ranked  `json:"leads"`
-	NextCursor *string   `json:"next_cursor"` // null at the end
-	AsOf       time.Time `json:"as_of"`
-}
-
-// Ranked is a lead in a list.
-type Ranked struct {
-	Address string `json:"address"`
-	Standing
 }
 
 const (
@@ -207,9 +179,9 @@ func getTop(s *Service, l *leads, c *gin.Context) error {
 	if !l.index.complete.Load() {
 		return api.Unavailable(retryRead, "the leads are being put in order")
 	}
-	page := Page{Leads: []Ranked{}}
+	page := leadapi.Page{Leads: []leadapi.Ranked{}}
 	next, err := l.top(c.Request.Context(), want, placeOf(position), limit, s.deps.Now(), func(recipient string, at lead.Standing) {
-		page.Leads = append(page.Leads, Ranked{recipient, standing(at)})
+		page.Leads = append(page.Leads, leadapi.Ranked{Address: recipient, Standing: standing(at)})
 	})
 	if err != nil {
 		return err
@@ -225,32 +197,6 @@ func getTop(s *Service, l *leads, c *gin.Context) error {
 	return nil
 }
 
-// Explanation is what the scores of a lead are made of.
-type Explanation struct {
-	Address  string              `json:"address"`
-	Profiles []ExplainedStanding `json:"profiles"`
-	AsOf     time.Time           `json:"as_of"`
-}
-
-// ExplainedStanding is what the score in one profile is made of.
-type ExplainedStanding struct {
-	Standing
-	HalfLife      string         `json:"half_life"`
-	Contributions []Contribution `json:"contributions"` // oldest first
-}
-
-// Contribution is what one rule gave for one event.
-type Contribution struct {
-	EventID    event.ID   `json:"event_id"`
-	EventType  event.Type `json:"event_type"`
-	OccurredAt time.Time  `json:"occurred_at"`
-	Rule       string     `json:"rule"`
-	Points     float64    `json:"points"`   // what the rule gives
-	Counted    float64    `json:"counted"`  // of them, after caps and machines
-	Evidence   []string   `json:"evidence"` // codes that tell that a machine did it
-	Now        float64    `json:"now"`      // what is left of it
-}
-
 func getExplain(s *Service, l *leads, c *gin.Context) error {
 	asked, err := l.asked(c)
 	if err != nil {
@@ -261,16 +207,16 @@ func getExplain(s *Service, l *leads, c *gin.Context) error {
 		return err
 	}
 	now := s.deps.Now()
-	answer := Explanation{Address: given, Profiles: []ExplainedStanding{}}
+	answer := leadapi.Explanation{Address: given, Profiles: []leadapi.ExplainedStanding{}}
 	standings := l.rules.StandingsAt(&state, now)
 	for i, p := range l.rules.Profiles() {
 		if asked != "" && asked != p.Name {
 			continue
 		}
-		explained := ExplainedStanding{Standing: standing(standings[i]), HalfLife: p.HalfLife.String(), Contributions: []Contribution{}}
+		explained := leadapi.ExplainedStanding{Standing: standing(standings[i]), HalfLife: p.HalfLife.String(), Contributions: []leadapi.Contribution{}}
 		steps, _ := l.rules.Explain(&state, p.Name, now)
 		for _, step := range steps {
-			explained.Contributions = append(explained.Contributions, Contribution{
+			explained.Contributions = append(explained.Contributions, leadapi.Contribution{
 				EventID: step.Contribution.EventID, EventType: step.Contribution.Type, OccurredAt: step.Contribution.At,
 				Rule: step.Rule, Points: step.Points, Counted: step.Counted, Evidence: listed(step.Evidence), Now: step.Now,
 			})
@@ -302,24 +248,6 @@ func listed(texts []string) []string {
 	return texts
 }
 
-// History is how a lead went through the stages.
-type History struct {
-	Address string    `json:"address"`
-	Changes []Change  `json:"changes"` // oldest first
-	AsOf    time.Time `json:"as_of"`
-}
-
-// Change is a stage that a lead entered (up) or left (down).
-type Change struct {
-	Profile   string    `json:"profile"`
-	Stage     string    `json:"stage"`
-	Direction string    `json:"direction"`
-	At        time.Time `json:"at"`
-	Score     float64   `json:"score"`    // then
-	EventID   *event.ID `json:"event_id"` // null: points faded
-	EventType string    `json:"event_type"`
-}
-
 func getHistory(s *Service, l *leads, c *gin.Context) error {
 	asked, err := l.asked(c)
 	if err != nil {
@@ -329,12 +257,12 @@ func getHistory(s *Service, l *leads, c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	answer := History{Address: given, Changes: []Change{}}
+	answer := leadapi.History{Address: given, Changes: []leadapi.Change{}}
 	for _, change := range l.rules.History(&state, s.deps.Now()) {
 		if asked != "" && asked != change.Profile {
 			continue
 		}
-		told := Change{
+		told := leadapi.Change{
 			Profile: change.Profile, Stage: change.Stage, Direction: leadavro.Direction(change.Up), At: change.At,
 			Score: change.Score, EventType: string(change.Type),
 		}
@@ -350,57 +278,22 @@ func getHistory(s *Service, l *leads, c *gin.Context) error {
 	return nil
 }
 
-// Rules are the rules in force.
-type Rules struct {
-	Fingerprint string    `json:"fingerprint"` // the same for all that score alike
-	Profiles    []Profile `json:"profiles"`
-}
-
-// Profile is one of them, as it is configured.
-type Profile struct {
-	Name     string  `json:"name"`
-	HalfLife string  `json:"half_life"`
-	Rules    []Rule  `json:"rules"`
-	Stages   []Stage `json:"stages"` // lowest first
-}
-
-// Rule gives points for the events that its condition holds for.
-type Rule struct {
-	Name   string  `json:"name"`
-	When   string  `json:"when"`
-	Points float64 `json:"points"`
-	Cap    *Cap    `json:"cap"` // null: none
-}
-
-// Cap bounds what a rule gives within any span of time.
-type Cap struct {
-	Points float64 `json:"points"`
-	Window string  `json:"window"`
-}
-
-// Stage is how warm a lead is.
-type Stage struct {
-	Name  string  `json:"name"`
-	Enter float64 `json:"enter"`
-	Leave float64 `json:"leave"`
-}
-
 func (s *Service) getRules(c *gin.Context) error {
 	if _, err := api.ParseQuery(c); err != nil {
 		return err
 	}
-	answer := Rules{Fingerprint: s.rules.Fingerprint(), Profiles: []Profile{}}
+	answer := leadapi.Rules{Fingerprint: s.rules.Fingerprint(), Profiles: []leadapi.Profile{}}
 	for _, p := range s.rules.Profiles() {
-		profile := Profile{Name: p.Name, HalfLife: p.HalfLife.String(), Rules: []Rule{}, Stages: []Stage{}}
+		profile := leadapi.Profile{Name: p.Name, HalfLife: p.HalfLife.String(), Rules: []leadapi.Rule{}, Stages: []leadapi.Stage{}}
 		for _, r := range p.Rules {
-			rule := Rule{Name: r.Name, When: r.When, Points: r.Points}
+			rule := leadapi.Rule{Name: r.Name, When: r.When, Points: r.Points}
 			if r.Cap != nil {
-				rule.Cap = &Cap{r.Cap.Points, r.Cap.Window.String()}
+				rule.Cap = &leadapi.Cap{Points: r.Cap.Points, Window: r.Cap.Window.String()}
 			}
 			profile.Rules = append(profile.Rules, rule)
 		}
 		for _, stage := range p.Stages {
-			profile.Stages = append(profile.Stages, Stage{stage.Name, stage.Enter, stage.Leave})
+			profile.Stages = append(profile.Stages, leadapi.Stage{Name: stage.Name, Enter: stage.Enter, Leave: stage.Leave})
 		}
 		answer.Profiles = append(answer.Profiles, profile)
 	}
@@ -412,7 +305,7 @@ func (s *Service) getRules(c *gin.Context) error {
 type Deliveries interface {
 	// List returns deliveries, newest first. What it refuses in a query is a
 	// problem of package api.
-	List(ctx context.Context, q DeliveryQuery) (DeliveryPage, error)
+	List(ctx context.Context, q DeliveryQuery) (leadapi.DeliveryPage, error)
 }
 
 // DeliveryQuery is a part of the deliveries. Its zero value is all of them.
@@ -422,29 +315,6 @@ type DeliveryQuery struct {
 	Recipient string // normalized address
 	Cursor    string // the NextCursor of the page before
 	Limit     int
-}
-
-// DeliveryPage is a page of deliveries.
-type DeliveryPage struct {
-	Deliveries []Delivery `json:"deliveries"`
-	NextCursor *string    `json:"next_cursor"` // null at the end
-}
-
-// Delivery is a signal on its way to one webhook.
-type Delivery struct {
-	ID        string     `json:"id"`
-	Webhook   string     `json:"webhook"`
-	Recipient string     `json:"recipient"`
-	Profile   string     `json:"profile"`
-	Stage     string     `json:"stage"`
-	Direction string     `json:"direction"`
-	State     string     `json:"state"` // pending, delivered, dead, skipped
-	Attempts  int        `json:"attempts"`
-	Since     time.Time  `json:"since"` // planned, or retried by a person
-	UpdatedAt time.Time  `json:"updated_at"`
-	NextAt    *time.Time `json:"next_at"` // not before; null: no attempt is due
-	Status    int        `json:"status"`  // of HTTP, of the last answer; 0 before one
-	Problem   string     `json:"problem"` // of the last attempt, for people
 }
 
 func (s *Service) getDeliveries(c *gin.Context) error {
@@ -477,7 +347,7 @@ func (s *Service) getDeliveries(c *gin.Context) error {
 		return err
 	}
 	if page.Deliveries == nil {
-		page.Deliveries = []Delivery{}
+		page.Deliveries = []leadapi.Delivery{}
 	}
 	c.JSON(http.StatusOK, page)
 	return nil

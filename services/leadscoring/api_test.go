@@ -14,6 +14,7 @@ import (
 	"mailriver/pkg/httpserver/api"
 	"mailriver/pkg/kafka/kafkatest"
 	"mailriver/pkg/lead"
+	"mailriver/pkg/lead/leadapi"
 	"mailriver/services/leadscoring"
 )
 
@@ -22,16 +23,16 @@ type sent struct {
 	asked chan leadscoring.DeliveryQuery
 }
 
-func (s sent) List(_ context.Context, q leadscoring.DeliveryQuery) (leadscoring.DeliveryPage, error) {
+func (s sent) List(_ context.Context, q leadscoring.DeliveryQuery) (leadapi.DeliveryPage, error) {
 	s.asked <- q
 	if q.Cursor != "" {
-		return leadscoring.DeliveryPage{}, api.Field("cursor", "is not one that was given out here")
+		return leadapi.DeliveryPage{}, api.Field("cursor", "is not one that was given out here")
 	}
 	if q.Webhook == "none" {
-		return leadscoring.DeliveryPage{}, nil
+		return leadapi.DeliveryPage{}, nil
 	}
 	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	return leadscoring.DeliveryPage{Deliveries: []leadscoring.Delivery{{
+	return leadapi.DeliveryPage{Deliveries: []leadapi.Delivery{{
 		ID: "5e8f4d2c-9a1b-8c3d-a4e5-f60718293a4b:crm", Webhook: "crm", Recipient: "ada@example.com", Profile: "default",
 		Stage: "hot", Direction: "up", State: "pending", Attempts: 1, Since: at, UpdatedAt: at, NextAt: &at,
 		Status: 503, Problem: "answered 503",
@@ -71,24 +72,24 @@ func TestAPI_everyOperation(t *testing.T) {
 		t.Errorf("GET of one never seen = %+v, want 0 without a time", l)
 	}
 	within(t, "in the list", func() bool {
-		page := answer[leadscoring.Page](i, "/v1/leads?profile=default&stage=warm&sort=score&limit=1")
+		page := answer[leadapi.Page](i, "/v1/leads?profile=default&stage=warm&sort=score&limit=1")
 		return len(page.Leads) == 1 && page.Leads[0].Address == "ada@example.com"
 	})
-	rules := answer[leadscoring.Rules](i, "/v1/rules")
+	rules := answer[leadapi.Rules](i, "/v1/rules")
 	if len(rules.Profiles) != 1 || rules.Fingerprint == "" || len(rules.Profiles[0].Rules) != 4 ||
 		rules.Profiles[0].Rules[0].Cap == nil || rules.Profiles[0].Rules[2].Cap != nil {
 		t.Errorf("GET rules = %+v, want the default profile", rules)
 	}
-	page := answer[leadscoring.DeliveryPage](i, "/v1/deliveries?webhook=crm&state=pending&address=ada@EXAMPLE.com&limit=7")
+	page := answer[leadapi.DeliveryPage](i, "/v1/deliveries?webhook=crm&state=pending&address=ada@EXAMPLE.com&limit=7")
 	want := leadscoring.DeliveryQuery{Webhook: "crm", State: "pending", Recipient: "ada@example.com", Limit: 7}
 	if got := <-asked; len(page.Deliveries) != 1 || got != want {
 		t.Errorf("GET deliveries asked %+v, want %+v", got, want)
 	}
-	if page := answer[leadscoring.DeliveryPage](i, "/v1/deliveries?webhook=none"); page.Deliveries == nil {
+	if page := answer[leadapi.DeliveryPage](i, "/v1/deliveries?webhook=none"); page.Deliveries == nil {
 		t.Error("no deliveries are null, want []")
 	}
-	answer[leadscoring.Explanation](i, address+"/explain")
-	answer[leadscoring.History](i, address+"/history")
+	answer[leadapi.Explanation](i, address+"/explain")
+	answer[leadapi.History](i, address+"/history")
 	i.document.Covered(t)
 	resp, err := http.Get(i.url + api.PathJSON)
 	if err != nil {
@@ -111,7 +112,7 @@ func TestAPI_badRequests(t *testing.T) {
 	}
 	i := start(t, c, "a", t.TempDir(), two)
 	within(t, "in order", func() bool {
-		status, _ := i.ask("/v1/leads?profile=default", &leadscoring.Page{})
+		status, _ := i.ask("/v1/leads?profile=default", &leadapi.Page{})
 		return status == http.StatusOK
 	})
 	for _, tt := range []struct {
@@ -164,7 +165,7 @@ func TestAPI_notNow(t *testing.T) {
 			t.Errorf("GET %s before the leads are open = %d, want 503", path, status)
 		}
 	}
-	if status, _ := i.ask("/v1/rules", &leadscoring.Rules{}); status != http.StatusOK {
+	if status, _ := i.ask("/v1/rules", &leadapi.Rules{}); status != http.StatusOK {
 		t.Errorf("GET rules = %d, want 200: they need no leads", status)
 	}
 }
@@ -208,9 +209,9 @@ func TestAPI_explain(t *testing.T) {
 		robot.ProviderMessageID, robot.OccurredAt = "m-scan", robot.OccurredAt.Truncate(time.Minute)
 		produce(t, c, robot)
 	}
-	var explained leadscoring.ExplainedStanding
+	var explained leadapi.ExplainedStanding
 	within(t, "scored", func() bool {
-		explained = answer[leadscoring.Explanation](i, "/v1/leads/"+recipient+"/explain?profile=default").Profiles[0]
+		explained = answer[leadapi.Explanation](i, "/v1/leads/"+recipient+"/explain?profile=default").Profiles[0]
 		return len(explained.Contributions) == 9
 	})
 	sum, counted, capped, machines := 0.0, 0.0, 0, 0
@@ -244,9 +245,9 @@ func TestAPI_history(t *testing.T) {
 	i := start(t, c, "a", t.TempDir())
 	events := clicks("joe@example.com", 3, 60*24*10) // ten days ago
 	produce(t, c, events...)
-	var changes []leadscoring.Change
+	var changes []leadapi.Change
 	within(t, "warm and cold again", func() bool {
-		changes = answer[leadscoring.History](i, "/v1/leads/joe@example.com/history?profile=default").Changes
+		changes = answer[leadapi.History](i, "/v1/leads/joe@example.com/history?profile=default").Changes
 		return len(changes) == 2
 	})
 	up, down := changes[0], changes[1]
@@ -281,7 +282,7 @@ func TestAPI_top(t *testing.T) {
 		t.Helper()
 		cursor := ""
 		for {
-			page := answer[leadscoring.Page](i, fmt.Sprintf("/v1/leads?limit=%d%s%s", limit, filter, cursor))
+			page := answer[leadapi.Page](i, fmt.Sprintf("/v1/leads?limit=%d%s%s", limit, filter, cursor))
 			for _, l := range page.Leads {
 				all = append(all, l.Address)
 			}
@@ -313,7 +314,7 @@ func TestAPI_top(t *testing.T) {
 		}
 	}
 	check(i)
-	page := answer[leadscoring.Page](i, "/v1/leads?limit=1")
+	page := answer[leadapi.Page](i, "/v1/leads?limit=1")
 	if status, problem := i.ask("/v1/leads?stage=hot&cursor="+url.QueryEscape(*page.NextCursor), nil); status != http.StatusBadRequest {
 		t.Errorf("a cursor with another stage = %d %+v, want 400", status, problem)
 	}
@@ -329,7 +330,7 @@ func TestAPI_top(t *testing.T) {
 	// A restart has no record to read: the local copy fills the index.
 	again := start(t, c, "a", dir, uncapped)
 	within(t, "in order", func() bool {
-		status, _ := again.ask("/v1/leads", &leadscoring.Page{})
+		status, _ := again.ask("/v1/leads", &leadapi.Page{})
 		return status == http.StatusOK
 	})
 	check(again)
@@ -340,7 +341,7 @@ func TestAPI_top(t *testing.T) {
 		cfg.Profiles[0].Stages = []lead.Stage{{Name: "lukewarm", Enter: 15, Leave: 5}}
 	})
 	within(t, "in order", func() bool {
-		status, _ := other.ask("/v1/leads", &leadscoring.Page{})
+		status, _ := other.ask("/v1/leads", &leadapi.Page{})
 		return status == http.StatusOK
 	})
 	if got := pages(other, "&stage=lukewarm", 100); !slices.Contains(got, "cold@example.com") || len(got) != len(want)+1 {

@@ -23,6 +23,7 @@ import (
 	"mailriver/pkg/httpserver/api/apitest"
 	"mailriver/pkg/kafka/kafkatest"
 	"mailriver/pkg/lead"
+	"mailriver/pkg/lead/leadapi"
 	"mailriver/pkg/lead/leadavro"
 	"mailriver/schemas"
 	"mailriver/services/leadscoring"
@@ -166,9 +167,9 @@ func answer[T any](i *instance, path string) (out T) {
 	return out
 }
 
-func (i *instance) get(address string) leadscoring.Lead {
+func (i *instance) get(address string) leadapi.Lead {
 	i.t.Helper()
-	return answer[leadscoring.Lead](i, "/v1/leads/"+url.PathEscape(address))
+	return answer[leadapi.Lead](i, "/v1/leads/"+url.PathEscape(address))
 }
 
 // canonical encodes an event as the normalizer publishes it.

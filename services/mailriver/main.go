@@ -105,7 +105,7 @@ func (c *command) root() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd, []string{s.Name}) },
 		})
 	}
-	for _, sub := range []*cobra.Command{c.setup(), c.config(), c.tail(), c.replay(), c.simulate(), c.audit(), c.dead(), c.suppress(), c.apiKey(), c.unsubscribeLink(), c.version()} {
+	for _, sub := range []*cobra.Command{c.setup(), c.config(), c.tail(), c.replay(), c.simulate(), c.audit(), c.dead(), c.suppress(), c.lead(), c.apiKey(), c.unsubscribeLink(), c.version()} {
 		sub.GroupID = operate.ID
 		root.AddCommand(sub)
 	}

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -64,34 +62,7 @@ func (s *suppress) with(cmd *cobra.Command, f func(*client.Client) error) error 
 	if err != nil {
 		return err
 	}
-	return advised(cmd, cfg.SuppressionClient, f(api))
-}
-
-// advised adds to an error of the API what to do next.
-func advised(cmd *cobra.Command, cfg client.Config, err error) error {
-	if err == nil || cmd.Context().Err() != nil {
-		return err
-	}
-	if errors.Is(err, client.ErrUnreachable) {
-		return fmt.Errorf("%w\nstart it with `mailriver suppression`, or name another with --url or suppression_client.url", err)
-	}
-	p, ok := errors.AsType[*client.Problem](err)
-	switch {
-	case !ok:
-		return err
-	case p.Foreign:
-		return fmt.Errorf("%w\nis %s its address? --url or suppression_client.url name another", err, config.RedactURL(cfg.URL))
-	case p.Status == http.StatusBadRequest && len(p.Errors) > 0:
-		return usageError{cmd.CommandPath(), err}
-	case p.Status == http.StatusUnauthorized:
-		return fmt.Errorf("%w\nmake one with `mailriver api-key new --name NAME`: what it prints for the configuration goes to the\n"+
-			"service, and the key into suppression_client.key here, or into MAILRIVER_SUPPRESSION_CLIENT_KEY", err)
-	case p.Status == http.StatusForbidden && !cfg.Key.IsZero():
-		return fmt.Errorf("%w\n`mailriver api-key new --name NAME --scope read,write` makes a key that may do both", err)
-	case p.Status == http.StatusServiceUnavailable && p.RetryAfter > 0:
-		return fmt.Errorf("%w\ntry again in %s", err, p.RetryAfter)
-	}
-	return err
+	return suppressionAPI.advised(cmd, cfg.SuppressionClient, f(api))
 }
 
 // mailFlags are the mail that a question is about.

@@ -76,7 +76,7 @@ func (s *suppress) sync() *cobra.Command {
 			}
 			report, err := assembly.Sync(cmd.Context(), process, list, api, o)
 			steps.end()
-			err = advised(cmd, process.Config.SuppressionClient, err)
+			err = suppressionAPI.advised(cmd, process.Config.SuppressionClient, err)
 			if err != nil && report.Addresses == 0 {
 				return err // there is nothing to show
 			}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"mailriver/pkg/apiclient"
 	"mailriver/pkg/suppression"
 	"mailriver/pkg/suppression/client"
 	"mailriver/pkg/suppression/layout"
@@ -47,9 +48,9 @@ func serve(t *testing.T, handler func(n int, w http.ResponseWriter, r *http.Requ
 	return a, open(t, a, cfg)
 }
 
-func open(t *testing.T, a *api, cfg client.Config) *client.Client {
+func open(t *testing.T, a *api, cfg apiclient.Config) *client.Client {
 	t.Helper()
-	c, err := client.New(cfg, client.Deps{
+	c, err := client.New(cfg, apiclient.Deps{
 		Key: key, Now: time.Now,
 		Sleep: func(ctx context.Context, d time.Duration) error {
 			a.slept = append(a.slept, d)
@@ -136,7 +137,7 @@ func TestClient_busy(t *testing.T) {
 	}
 	a, c = serve(t, busy)
 	_, err := c.Add(t.Context(), "a@example.com", client.Change{})
-	p, ok := errors.AsType[*client.Problem](err)
+	p, ok := errors.AsType[*apiclient.Problem](err)
 	if !ok || p.Status != 503 || p.RetryAfter != 7*time.Second || p.Error() != "Kafka is away" || len(a.requests) != 1 {
 		t.Errorf("Add() = %+v after %d requests, want the problem after one", err, len(a.requests))
 	}
@@ -151,7 +152,7 @@ func TestClient_unreachable(t *testing.T) {
 	}
 	a.Close()
 	_, err := c.Explain(t.Context(), "ann@example.com", client.Mail{})
-	if !errors.Is(err, client.ErrUnreachable) || len(a.slept) != 4 {
+	if !errors.Is(err, apiclient.ErrUnreachable) || len(a.slept) != 4 {
 		t.Errorf("Explain() = %v after %d pauses, want ErrUnreachable after 4", err, len(a.slept))
 	}
 	if strings.Contains(err.Error(), "ann@") || strings.Contains(err.Error(), key) {
@@ -161,8 +162,21 @@ func TestClient_unreachable(t *testing.T) {
 	cfg := client.DefaultConfig()
 	cfg.URL = a.URL
 	_, err = open(t, a, cfg).Explain(t.Context(), "ann@example.com", client.Mail{})
-	if !errors.Is(err, client.ErrUnreachable) || len(a.slept) != 0 {
+	if !errors.Is(err, apiclient.ErrUnreachable) || len(a.slept) != 0 {
 		t.Errorf("Explain() = %v after %d pauses, want ErrUnreachable at once", err, len(a.slept))
+	}
+}
+
+// Whoever gives up hears why, not that the API were away.
+func TestClient_interrupted(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	enough := errors.New("enough")
+	_, c := serve(t, func(_ int, _ http.ResponseWriter, r *http.Request) {
+		cancel(enough)
+		<-r.Context().Done()
+	})
+	if _, err := c.Explain(ctx, "a@example.com", client.Mail{}); !errors.Is(err, enough) {
+		t.Errorf("Explain() = %v, want %v", err, enough)
 	}
 }
 
@@ -179,7 +193,7 @@ func TestClient_foreign(t *testing.T) {
 	} {
 		_, c := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { handler(w, r) })
 		_, err := c.Explain(t.Context(), "a@example.com", client.Mail{})
-		if p, ok := errors.AsType[*client.Problem](err); !ok || !p.Foreign {
+		if p, ok := errors.AsType[*apiclient.Problem](err); !ok || !p.Foreign {
 			t.Errorf("Explain() of a %s = %v, want a foreign problem", name, err)
 		}
 		if _, err := c.Export(t.Context(), client.Filter{}, client.Form{}, io.Discard); err == nil {
@@ -335,15 +349,15 @@ func TestConfig_Validate(t *testing.T) {
 		"http://u:hunter2@host": "url: must hold no user, query or fragment",
 		"http://host?x=1":       "url: must hold no user, query or fragment",
 	} {
-		err := client.Config{URL: url, Timeout: time.Second}.Validate()
+		err := apiclient.Config{URL: url, Timeout: time.Second}.Validate()
 		if err == nil || err.Error() != want {
 			t.Errorf("Validate(%q) = %v, want %s", url, err, want)
 		}
 	}
-	if _, err := client.New(client.DefaultConfig(), client.Deps{}); err == nil {
+	if _, err := client.New(client.DefaultConfig(), apiclient.Deps{}); err == nil {
 		t.Error("New() without a clock = nil, want an error")
 	}
-	if _, err := client.New(client.DefaultConfig(), client.Deps{
+	if _, err := client.New(client.DefaultConfig(), apiclient.Deps{
 		Key: "two\nlines", Now: time.Now, Sleep: func(context.Context, time.Duration) error { return nil },
 	}); err == nil || strings.Contains(err.Error(), "two") {
 		t.Errorf("New() with a key of two lines = %v, want an error that does not show it", err)

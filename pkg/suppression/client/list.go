@@ -1,3 +1,11 @@
+// Package client asks the suppression API, and changes the list through it.
+//
+// How an API is asked is the business of package apiclient. What may be repeated
+// (questions, and files, whose lines make the same change each time) is repeated;
+// a single change is not, since whoever makes it should hear how it went.
+//
+// It does not read the local copy or Kafka, and decides nothing about addresses:
+// what is suppressed, the service says.
 package client
 
 import (
@@ -12,6 +20,7 @@ import (
 	"strconv"
 	"time"
 
+	"mailriver/pkg/apiclient"
 	"mailriver/pkg/suppression"
 	"mailriver/pkg/suppression/layout"
 )
@@ -21,6 +30,24 @@ const (
 	paramScope = "scope_kind"
 	paramID    = "scope_id"
 )
+
+// MaxCheck is how many addresses the API checks at once.
+const MaxCheck = 10_000
+
+// Client asks one API. It may be used by several goroutines.
+type Client struct{ api *apiclient.Client }
+
+// New checks its arguments and connects to nothing.
+func New(cfg apiclient.Config, deps apiclient.Deps) (*Client, error) {
+	c, err := apiclient.New("suppression", cfg, deps)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{c}, nil
+}
+
+// DefaultConfig is the API on this machine.
+func DefaultConfig() apiclient.Config { return apiclient.DefaultConfig("http://127.0.0.1:8082") }
 
 // Mail is the mail that a question is about, beside the address. The zero value
 // is any: only what stands against every mail counts then.
@@ -50,8 +77,8 @@ func (c *Client) Check(ctx context.Context, addresses []string, m Mail) ([]Answe
 		return nil, err
 	}
 	var byAddress map[string]Answer
-	err = c.call(ctx, request{
-		method: http.MethodPost, path: listPath + "/check", contentType: "application/json", body: body, repeatable: true,
+	err = c.api.Call(ctx, apiclient.Request{
+		Method: http.MethodPost, Path: listPath + "/check", ContentType: "application/json", Body: body, Repeatable: true,
 	}, &byAddress)
 	if err != nil {
 		return nil, err
@@ -91,45 +118,34 @@ func (c *Client) Add(ctx context.Context, address string, change Change) (Answer
 	if err != nil {
 		return Answer{}, err
 	}
-	return c.change(ctx, request{
-		method: http.MethodPut, path: addressPath(address), contentType: "application/json", body: body,
+	return c.change(ctx, apiclient.Request{
+		Method: http.MethodPut, Path: addressPath(address), ContentType: "application/json", Body: body,
 	})
 }
 
 // Lift takes an address off the list, in one scope.
 func (c *Client) Lift(ctx context.Context, address, scopeKind, scopeID, note string) (Answer, error) {
-	return c.change(ctx, request{
-		method: http.MethodDelete, path: addressPath(address),
-		query: values("scope_kind", scopeKind, "scope_id", scopeID, "note", note),
+	return c.change(ctx, apiclient.Request{
+		Method: http.MethodDelete, Path: addressPath(address),
+		Query: apiclient.Values("scope_kind", scopeKind, "scope_id", scopeID, "note", note),
 	})
 }
 
-func (c *Client) change(ctx context.Context, r request) (a Answer, err error) {
-	got, err := c.open(ctx, r)
+func (c *Client) change(ctx context.Context, r apiclient.Request) (a Answer, err error) {
+	got, err := c.api.Open(ctx, r)
 	if err != nil {
 		return a, err
 	}
-	defer got.stop()
-	if err := json.NewDecoder(io.LimitReader(got, maxAnswer)).Decode(&a); err != nil {
-		return a, got.foreign()
+	defer got.Stop()
+	if err := got.Decode(&a); err != nil {
+		return a, err
 	}
 	a.named()
-	a.Pending = got.resp.StatusCode == http.StatusAccepted
+	a.Pending = got.Status == http.StatusAccepted
 	return a, nil
 }
 
 func addressPath(address string) string { return listPath + "/" + url.PathEscape(address) }
-
-// values makes a query of names and texts, without those that are empty.
-func values(pairs ...string) url.Values {
-	q := url.Values{}
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			q.Set(pairs[i], pairs[i+1])
-		}
-	}
-	return q
-}
 
 // Explanation is everything that is known about an address.
 type Explanation struct {
@@ -163,9 +179,9 @@ type Fact struct {
 
 // Explain says why an address is suppressed, or is not.
 func (c *Client) Explain(ctx context.Context, address string, m Mail) (e Explanation, err error) {
-	err = c.call(ctx, request{
-		method: http.MethodGet, path: addressPath(address) + "/explain", repeatable: true,
-		query: values("stream", m.Stream, paramScope, m.ScopeKind, paramID, m.ScopeID),
+	err = c.api.Call(ctx, apiclient.Request{
+		Method: http.MethodGet, Path: addressPath(address) + "/explain", Repeatable: true,
+		Query: apiclient.Values("stream", m.Stream, paramScope, m.ScopeKind, paramID, m.ScopeID),
 	}, &e)
 	e.named()
 	return e, err
@@ -183,7 +199,7 @@ func (f Filter) query() url.Values {
 	if !f.Since.IsZero() {
 		since = f.Since.UTC().Format(time.RFC3339Nano)
 	}
-	return values("reason", f.Reason, paramScope, f.ScopeKind, paramID, f.ScopeID, "domain", f.Domain, "since", since)
+	return apiclient.Values("reason", f.Reason, paramScope, f.ScopeKind, paramID, f.ScopeID, "domain", f.Domain, "since", since)
 }
 
 // maxPage is how many entries the API gives at once.
@@ -199,7 +215,7 @@ func (c *Client) List(ctx context.Context, f Filter, limit int) (entries []suppr
 			Entries    []suppression.Entry `json:"entries"`
 			NextCursor *string             `json:"next_cursor"`
 		}
-		if err := c.call(ctx, request{method: http.MethodGet, path: listPath, query: query, repeatable: true}, &page); err != nil {
+		if err := c.api.Call(ctx, apiclient.Request{Method: http.MethodGet, Path: listPath, Query: query, Repeatable: true}, &page); err != nil {
 			return entries, false, err
 		}
 		entries = append(entries, page.Entries...)
@@ -235,29 +251,29 @@ type Exported struct {
 // whole.
 func (c *Client) Export(ctx context.Context, f Filter, form Form, to io.Writer) (out Exported, err error) {
 	query := f.query()
-	for name, texts := range values("layout", string(form.Layout), "format", string(form.Format), "list", string(form.List)) {
+	for name, texts := range apiclient.Values("layout", string(form.Layout), "format", string(form.Format), "list", string(form.List)) {
 		query[name] = texts
 	}
 	if form.Spreadsheet {
 		query.Set("spreadsheet", "true")
 	}
-	got, err := c.open(ctx, request{method: http.MethodGet, path: listPath + "/export", query: query, repeatable: true})
+	got, err := c.api.Open(ctx, apiclient.Request{Method: http.MethodGet, Path: listPath + "/export", Query: query, Repeatable: true})
 	if err != nil {
 		return out, err
 	}
-	defer got.stop()
-	if out.AsOf, err = time.Parse(time.RFC3339Nano, got.resp.Header.Get("Mailriver-As-Of")); err != nil {
-		return out, got.foreign()
+	defer got.Stop()
+	if out.AsOf, err = time.Parse(time.RFC3339Nano, got.Header.Get("Mailriver-As-Of")); err != nil {
+		return out, got.Foreign()
 	}
 	writer := &watchedWriter{writer: to}
 	if _, err := io.Copy(writer, got); err != nil {
 		if writer.err != nil {
 			return out, writer.err
 		}
-		return out, fmt.Errorf("the file was cut off: %w", c.unreachable(ctx, err))
+		return out, fmt.Errorf("the file was cut off: %w", got.Broken(err))
 	}
 	// A trailer, which comes behind the last byte.
-	out.LeftOut, err = strconv.Atoi(got.resp.Trailer.Get("Mailriver-Left-Out"))
+	out.LeftOut, err = strconv.Atoi(got.Trailer().Get("Mailriver-Left-Out"))
 	if err != nil {
 		return out, errors.New("the file was cut off: the answer has no end")
 	}
@@ -365,10 +381,10 @@ func (b *Batch) Put(e suppression.Entry) (bool, error) {
 // Import brings a batch to the list and empties it. The number of a bad line is
 // that of its entry, from 1.
 func (c *Client) Import(ctx context.Context, b *Batch) (out Imported, err error) {
-	err = c.call(ctx, request{
-		method: http.MethodPost, path: listPath + "/import", repeatable: true,
-		query:       values("layout", string(layout.Mailriver), "format", string(layout.NDJSON)),
-		contentType: layout.NDJSON.ContentType(), body: b.body.Bytes(),
+	err = c.api.Call(ctx, apiclient.Request{
+		Method: http.MethodPost, Path: listPath + "/import", Repeatable: true,
+		Query:       apiclient.Values("layout", string(layout.Mailriver), "format", string(layout.NDJSON)),
+		ContentType: layout.NDJSON.ContentType(), Body: b.body.Bytes(),
 	}, &out)
 	if err == nil {
 		b.body.Reset()

@@ -1,4 +1,4 @@
-package client
+package apiclient
 
 import (
 	"errors"
@@ -9,7 +9,7 @@ import (
 	"mailriver/pkg/config"
 )
 
-// Config says where the suppression API is, and who asks it.
+// Config says where an API is, and who asks it.
 type Config struct {
 	URL string `yaml:"url"` // base URL of the API
 	// Key is an API key, as `mailriver api-key new` prints it. An API without
@@ -18,8 +18,8 @@ type Config struct {
 	Timeout time.Duration `yaml:"timeout"` // one request; for a file that comes, a pause in it
 }
 
-// DefaultConfig returns a configuration that is valid as it stands.
-func DefaultConfig() Config { return Config{URL: "http://127.0.0.1:8082", Timeout: 30 * time.Second} }
+// DefaultConfig returns a configuration that is valid where url is one.
+func DefaultConfig(url string) Config { return Config{URL: url, Timeout: 30 * time.Second} }
 
 // Validate reports everything that is wrong. It does not look at the key.
 func (c Config) Validate() error {

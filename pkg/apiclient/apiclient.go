@@ -1,14 +1,15 @@
-// Package client asks the suppression API, and changes the list through it.
+// Package apiclient asks the HTTP APIs of Mailriver: those that package
+// httpserver/api serves.
 //
 // What it reads is bounded: answers in bytes, requests and pauses in time. It
 // follows no redirect, so that the key goes to the configured host only, and no
-// error shows the key. What may be repeated (questions, and files, whose lines
-// make the same change each time) is repeated while the API is busy or restarts;
-// a single change is not, since whoever makes it should hear how it went.
+// error shows the key. What may be repeated is repeated while an API is busy or
+// restarts; what may not is not, since whoever asks for it should hear how it
+// went.
 //
-// It does not read the local copy or Kafka, and decides nothing about addresses:
-// what is suppressed, the service says.
-package client
+// It knows no API, and no path of one: packages suppression/client and
+// lead/leadapi do.
+package apiclient
 
 import (
 	"bytes"
@@ -35,11 +36,8 @@ const (
 // patience is between two attempts, and Most at most, whatever the API asks.
 var patience = httpcall.Backoff{First: 2 * time.Second, Most: 30 * time.Second, Factor: 2} //nolint:gochecknoglobals // a constant, if structs could be
 
-// MaxCheck is how many addresses the API checks at once.
-const MaxCheck = 10_000
-
 // ErrUnreachable is what every error is of an API that did not answer.
-var ErrUnreachable = errors.New("the suppression API does not answer")
+var ErrUnreachable = errors.New("does not answer")
 
 // Problem is an answer that says no: the problem details of RFC 9457.
 type Problem struct {
@@ -51,6 +49,8 @@ type Problem struct {
 	// Foreign is set when the answer is no problem of the API's: something else
 	// answered.
 	Foreign bool `json:"-"`
+
+	api string
 }
 
 // FieldError says what is wrong with one field.
@@ -61,7 +61,7 @@ type FieldError struct {
 
 func (p *Problem) Error() string {
 	if p.Foreign {
-		return fmt.Sprintf("%d %s, which is no answer of the suppression API", p.Status, http.StatusText(p.Status))
+		return fmt.Sprintf("%d %s, which is no answer of the %s API", p.Status, http.StatusText(p.Status), p.api)
 	}
 	if len(p.Errors) > 0 {
 		lines := make([]string, len(p.Errors))
@@ -87,6 +87,7 @@ type Deps struct {
 
 // Client asks one API. It may be used by several goroutines.
 type Client struct {
+	name    string
 	base    string
 	key     string
 	timeout time.Duration
@@ -97,62 +98,70 @@ type Client struct {
 	answered atomic.Bool
 }
 
-// New checks its arguments and connects to nothing.
-func New(cfg Config, deps Deps) (*Client, error) {
+// New checks its arguments and connects to nothing. The name is that of the API,
+// for errors.
+func New(name string, cfg Config, deps Deps) (*Client, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	if deps.Now == nil || deps.Sleep == nil {
-		return nil, errors.New("suppression client: a dependency is missing")
+		return nil, errors.New("apiclient: a dependency is missing")
 	}
 	if strings.ContainsFunc(deps.Key, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, errors.New("key: has characters that no key has")
 	}
 	return &Client{
-		base: strings.TrimSuffix(cfg.URL, "/"), key: deps.Key, timeout: cfg.Timeout, now: deps.Now, sleep: deps.Sleep,
+		name: name, base: strings.TrimSuffix(cfg.URL, "/"), key: deps.Key, timeout: cfg.Timeout, now: deps.Now, sleep: deps.Sleep,
 		http: &http.Client{CheckRedirect: httpcall.NoRedirects},
 	}, nil
 }
 
-// request is what is asked.
-type request struct {
-	method, path string
-	query        url.Values
-	contentType  string
-	body         []byte
-	repeatable   bool
+// Request is what is asked.
+type Request struct {
+	Method, Path string
+	Query        url.Values
+	ContentType  string
+	Body         []byte
+	Repeatable   bool
 }
 
-// call asks and reads the answer into out.
-func (c *Client) call(ctx context.Context, r request, out any) error {
-	a, err := c.open(ctx, r)
+// Values makes a query of names and texts, without those that are empty.
+func Values(pairs ...string) url.Values {
+	q := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			q.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return q
+}
+
+// Call asks and reads the answer into out.
+func (c *Client) Call(ctx context.Context, r Request, out any) error {
+	a, err := c.Open(ctx, r)
 	if err != nil {
 		return err
 	}
-	defer a.stop()
-	text, err := io.ReadAll(io.LimitReader(a, maxAnswer+1))
-	if err != nil {
-		return c.unreachable(ctx, err)
-	}
-	if len(text) > maxAnswer {
-		return fmt.Errorf("answer of %s: has more than %d bytes", r.path, maxAnswer)
-	}
-	if err := json.Unmarshal(text, out); err != nil {
-		return a.foreign()
-	}
-	return nil
+	defer a.Stop()
+	return a.Decode(out)
 }
 
-// answer is one that says yes. Reading it ends when nothing comes for as long as
-// a request may take. Whoever has it calls stop.
-type answer struct {
+// Answer is one that says yes. Reading it ends when nothing comes for as long as
+// a request may take. Whoever has it calls Stop.
+type Answer struct {
+	Status int
+	Header http.Header
+
+	client  *Client
+	ctx     context.Context // of whoever asked
 	resp    *http.Response
 	cancel  context.CancelFunc
 	clock   *time.Timer
 	timeout time.Duration
 }
 
-func (a *answer) Read(p []byte) (int, error) {
+// Read reads the body.
+func (a *Answer) Read(p []byte) (int, error) {
 	n, err := a.resp.Body.Read(p)
 	if n > 0 {
 		a.clock.Reset(a.timeout) // the clock starts anew with each part
@@ -160,20 +169,45 @@ func (a *answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (a *answer) stop() {
+// Decode reads all of the body, which is JSON, into out.
+func (a *Answer) Decode(out any) error {
+	text, err := io.ReadAll(io.LimitReader(a, maxAnswer+1))
+	if err != nil {
+		return a.Broken(err)
+	}
+	if len(text) > maxAnswer {
+		return fmt.Errorf("answer of %s: has more than %d bytes", a.resp.Request.URL.Path, maxAnswer)
+	}
+	if err := json.Unmarshal(text, out); err != nil {
+		return a.Foreign()
+	}
+	return nil
+}
+
+// Broken makes an error of one that reading the body gave.
+func (a *Answer) Broken(err error) error { return a.client.unreachable(a.ctx, err) }
+
+// Trailer is what stands behind the last byte, once that was read.
+func (a *Answer) Trailer() http.Header { return a.resp.Trailer }
+
+// Stop ends the answer.
+func (a *Answer) Stop() {
 	a.clock.Stop()
 	a.cancel()
 	_ = a.resp.Body.Close() // what was wanted of it was read
 }
 
-func (a *answer) foreign() *Problem { return &Problem{Status: a.resp.StatusCode, Foreign: true} }
+// Foreign is the error that an answer is not one of the API.
+func (a *Answer) Foreign() *Problem {
+	return &Problem{Status: a.resp.StatusCode, Foreign: true, api: a.client.name}
+}
 
-// open asks until there is an answer that says yes.
-func (c *Client) open(ctx context.Context, r request) (*answer, error) {
+// Open asks until there is an answer that says yes.
+func (c *Client) Open(ctx context.Context, r Request) (*Answer, error) {
 	for n := 1; ; n++ {
 		a, err := c.once(ctx, r)
 		wait, again := c.again(err)
-		if !again || !r.repeatable || n == attempts || ctx.Err() != nil {
+		if !again || !r.Repeatable || n == attempts || ctx.Err() != nil {
 			return a, err
 		}
 		if wait == 0 {
@@ -197,20 +231,20 @@ func (c *Client) again(err error) (wait time.Duration, yes bool) {
 	return 0, errors.Is(err, ErrUnreachable) && c.answered.Load()
 }
 
-func (c *Client) once(ctx context.Context, r request) (*answer, error) {
-	target := c.base + r.path
-	if len(r.query) > 0 {
-		target += "?" + r.query.Encode()
+func (c *Client) once(ctx context.Context, r Request) (*Answer, error) {
+	target := c.base + r.Path
+	if len(r.Query) > 0 {
+		target += "?" + r.Query.Encode()
 	}
 	asked, cancel := context.WithCancel(ctx)
-	a := &answer{cancel: cancel, clock: time.AfterFunc(c.timeout, cancel), timeout: c.timeout}
-	req, err := http.NewRequestWithContext(asked, r.method, target, bytes.NewReader(r.body))
+	a := &Answer{client: c, ctx: ctx, cancel: cancel, clock: time.AfterFunc(c.timeout, cancel), timeout: c.timeout}
+	req, err := http.NewRequestWithContext(asked, r.Method, target, bytes.NewReader(r.Body))
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	if r.contentType != "" {
-		req.Header.Set("Content-Type", r.contentType)
+	if r.ContentType != "" {
+		req.Header.Set("Content-Type", r.ContentType)
 	}
 	if c.key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.key)
@@ -221,29 +255,33 @@ func (c *Client) once(ctx context.Context, r request) (*answer, error) {
 		return nil, c.unreachable(ctx, err)
 	}
 	c.answered.Store(true)
+	a.Status, a.Header = a.resp.StatusCode, a.resp.Header
 	if a.resp.StatusCode >= http.StatusOK && a.resp.StatusCode < http.StatusMultipleChoices {
 		return a, nil
 	}
-	defer a.stop()
+	defer a.Stop()
 	return nil, a.problem(c.now())
 }
 
 // unreachable makes an error of one that the transport gave.
 func (c *Client) unreachable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // whoever asked gave up
+	}
 	err = httpcall.Cause(err)
-	if errors.Is(err, context.Canceled) && context.Cause(ctx) == nil {
+	if errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("nothing came for %s", c.timeout)
 	}
-	return fmt.Errorf("%w at %s: %w", ErrUnreachable, c.base, err)
+	return fmt.Errorf("the %s API %w at %s: %w", c.name, ErrUnreachable, c.base, err)
 }
 
 // problem reads an answer that says no.
-func (a *answer) problem(now time.Time) *Problem {
+func (a *Answer) problem(now time.Time) *Problem {
 	p := &Problem{}
 	kind, _, _ := strings.Cut(a.resp.Header.Get("Content-Type"), ";")
 	text, err := io.ReadAll(io.LimitReader(a, maxProblem))
 	if err != nil || kind != "application/problem+json" || json.Unmarshal(text, p) != nil {
-		p = a.foreign()
+		p = a.Foreign()
 	}
 	p.Status = a.resp.StatusCode
 	if wait, asked := httpcall.RetryAfter(a.resp.Header, now); asked && wait > 0 {

@@ -172,9 +172,10 @@ func isList(t reflect.Type) bool { return t.Kind() == reflect.Slice && t.Elem().
 
 // key is a key of the configuration.
 type key struct {
-	name  string // its yaml path within the section
-	doc   string
-	value reflect.Value // its default
+	name    string // its yaml path within the section
+	doc     string
+	value   reflect.Value // its default
+	element bool          // of a list within a section: it has a type and no default
 }
 
 // documenter finds the comments of structs in their source.
@@ -199,7 +200,7 @@ func (d documenter) keys(v reflect.Value, prefix string) []key {
 		case strings.Contains(options, "inline"):
 			keys = append(keys, d.keys(v.Field(i), prefix)...)
 		default:
-			keys = append(keys, key{prefix + name, comments[field.Name], v.Field(i)})
+			keys = append(keys, key{name: prefix + name, doc: comments[field.Name], value: v.Field(i)})
 		}
 	}
 	return keys
@@ -209,6 +210,17 @@ func (d documenter) keys(v reflect.Value, prefix string) []key {
 func (d documenter) flat(v reflect.Value, prefix string) []key {
 	var keys []key
 	for _, k := range d.keys(v, prefix) {
+		if isList(k.value.Type()) && k.value.Type().Elem() != reflect.TypeFor[config.Secret]() {
+			keys = append(keys, k)
+			for _, below := range d.flat(reflect.New(k.value.Type().Elem()).Elem(), k.name+"[].") {
+				below.element = true
+				keys = append(keys, below)
+			}
+			continue
+		}
+		if k.value.Kind() == reflect.Pointer { // may be left out
+			k.value = reflect.New(k.value.Type().Elem()).Elem()
+		}
 		if k.value.Kind() != reflect.Struct || k.value.Type() == reflect.TypeFor[config.Secret]() {
 			keys = append(keys, k)
 			continue
@@ -240,7 +252,7 @@ func (d documenter) table(keys []key, defaults bool) string {
 			d.t.Errorf("key %s has no comment where its struct is declared", k.name)
 		}
 		second := kind(k.value.Type())
-		if defaults {
+		if defaults && !k.element {
 			second = defaultOf(k.value)
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", k.name, second, strings.ReplaceAll(k.doc, "|", `\|`))
@@ -269,7 +281,17 @@ func defaultOf(v reflect.Value) string {
 		if len(value) == 0 {
 			return "`[]`"
 		}
-		return fmt.Sprintf("`[%q]`", strings.Join(value, `", "`))
+		return "`[\"" + strings.Join(value, `", "`) + "\"]`"
+	}
+	if isList(v.Type()) {
+		var names []string
+		for i := range v.Len() {
+			names = append(names, "`"+v.Index(i).FieldByName("Name").String()+"`")
+		}
+		if len(names) == 0 {
+			return "`[]`"
+		}
+		return "one called " + strings.Join(names, ", one called ")
 	}
 	return fmt.Sprintf("`%v`", v.Interface())
 }
@@ -283,6 +305,9 @@ func kind(typ reflect.Type) string {
 	}
 	switch typ.Kind() {
 	case reflect.Slice:
+		if isList(typ) && typ.Elem() != reflect.TypeFor[config.Secret]() {
+			return "list, below"
+		}
 		return "list of " + kind(typ.Elem()) + "s"
 	case reflect.String:
 		return "text"

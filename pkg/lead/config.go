@@ -16,17 +16,17 @@ import (
 // Profile is a named set of rules with the stages that its score can reach.
 // Several profiles score the same events differently.
 type Profile struct {
-	Name     string        `yaml:"name"`
+	Name     string        `yaml:"name"`      // unique among the profiles
 	HalfLife time.Duration `yaml:"half_life"` // after this long, points count half
-	Rules    []Rule        `yaml:"rules"`
-	Stages   []Stage       `yaml:"stages"` // lowest first
+	Rules    []Rule        `yaml:"rules"`     // what gives points
+	Stages   []Stage       `yaml:"stages"`    // lowest first
 
 	place place
 }
 
 // Rule gives points for the events that its condition holds for.
 type Rule struct {
-	Name string `yaml:"name"`
+	Name string `yaml:"name"` // unique in its profile
 	// When is a condition in the expression language of expr-lang/expr over the
 	// fields of the canonical event, for example
 	// event_type == "clicked" && url contains "/pricing".
@@ -40,7 +40,7 @@ type Rule struct {
 // Cap bounds what a rule gives within any span of time.
 type Cap struct {
 	Points float64       `yaml:"points"` // at most, without sign
-	Window time.Duration `yaml:"window"`
+	Window time.Duration `yaml:"window"` // any span of this length
 
 	place place
 }
@@ -48,7 +48,7 @@ type Cap struct {
 // Stage is how warm a lead is. The two thresholds keep one who stands at the
 // edge from going in and out.
 type Stage struct {
-	Name  string  `yaml:"name"`
+	Name  string  `yaml:"name"`  // unique in its profile
 	Enter float64 `yaml:"enter"` // reached at this score
 	Leave float64 `yaml:"leave"` // left below this one
 

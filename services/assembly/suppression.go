@@ -104,10 +104,10 @@ func buildRates(ctx context.Context, p *Process, registry *avro.Registry, log *s
 }
 
 // unsubscribeLinks returns what makes the headers of a link to opt out; nil
-// where no key is configured.
+// where no key or no base URL is configured.
 func (p *Process) unsubscribeLinks() (func(unsubscribe.Link) (unsubscribe.Headers, error), error) {
 	keys, err := p.Config.UnsubscribeKeys()
-	if err != nil || keys == nil {
+	if err != nil || keys == nil || p.Config.Unsubscribe.BaseURL == "" {
 		return nil, err
 	}
 	return func(l unsubscribe.Link) (unsubscribe.Headers, error) {

@@ -38,8 +38,8 @@ type Config struct {
 
 // Thresholds are the rates at which a level begins.
 type Thresholds struct {
-	Warning  float64 `yaml:"warning"`
-	Critical float64 `yaml:"critical"`
+	Warning  float64 `yaml:"warning"`  // share of the delivered messages, 0 to 1
+	Critical float64 `yaml:"critical"` // above warning
 }
 
 // maxWindow is half of the retention of the rates topic.

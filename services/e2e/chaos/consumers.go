@@ -9,7 +9,9 @@ import (
 	"io"
 	"iter"
 	"maps"
+	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"mailriver/pkg/avro"
 	"mailriver/pkg/event"
 	"mailriver/pkg/kafka"
+	"mailriver/pkg/lead"
 	"mailriver/pkg/lead/leadavro"
 	model "mailriver/pkg/suppression"
 	"mailriver/pkg/suppression/suppressionavro"
@@ -109,7 +112,10 @@ func (w *world) balanceConsumers(ctx context.Context, b *books) (err error) {
 	if err := w.balanceSignals(ctx, b); err != nil {
 		return err
 	}
-	return w.balanceReplicas(ctx, b)
+	if err := w.balanceLists(ctx, b); err != nil {
+		return err
+	}
+	return w.balanceLeads(ctx, b)
 }
 
 // newest compares the last record of each key of a topic with a value made anew,
@@ -203,8 +209,8 @@ func (w *world) balanceSignals(ctx context.Context, b *books) error {
 	return nil
 }
 
-// balanceReplicas asks each instance of the suppression service about everybody.
-func (w *world) balanceReplicas(ctx context.Context, b *books) error {
+// balanceLists asks each instance of the suppression service about everybody.
+func (w *world) balanceLists(ctx context.Context, b *books) error {
 	want := b.list.Answers(time.Now())
 	addresses := slices.Sorted(maps.Keys(want))
 	w.result.asked = len(addresses)
@@ -212,10 +218,25 @@ func (w *world) balanceReplicas(ctx context.Context, b *books) error {
 		sortEntries(entries)
 		w.result.entries += len(entries)
 	}
-	for _, p := range w.of(suppression) {
+	return w.balanceReplicas(ctx, suppression, &w.result.lists, func(ctx context.Context, api string) ([]string, error) {
+		return otherEntries(ctx, api, addresses, want)
+	})
+}
+
+// balanceLeads asks each instance of the lead scoring service about every lead.
+func (w *world) balanceLeads(ctx context.Context, b *books) error {
+	return w.balanceReplicas(ctx, leadscoring, &w.result.tellers, func(ctx context.Context, api string) ([]string, error) {
+		return otherStandings(ctx, api, b.leads.Standings(time.Now()))
+	})
+}
+
+// balanceReplicas asks the instances of a service until each says what is true,
+// and notes about how many addresses each does not.
+func (w *world) balanceReplicas(ctx context.Context, service string, into *[]int, differences func(ctx context.Context, api string) ([]string, error)) error {
+	for _, p := range w.of(service) {
 		var differ []string
 		err := w.await(ctx, p.name, func() (err error) {
-			if differ, err = differences(ctx, p.api, addresses, want); err == nil && len(differ) > 0 {
+			if differ, err = differences(ctx, p.api); err == nil && len(differ) > 0 {
 				err = fmt.Errorf("%d addresses are not as the truth says", len(differ))
 			}
 			return err
@@ -223,7 +244,7 @@ func (w *world) balanceReplicas(ctx context.Context, b *books) error {
 		if err != nil && len(differ) == 0 {
 			return err // it does not answer
 		}
-		w.result.replicas = append(w.result.replicas, len(differ))
+		*into = append(*into, len(differ))
 		for _, text := range differ {
 			w.result.complain("%s: %s", p.name, text)
 		}
@@ -234,8 +255,8 @@ func (w *world) balanceReplicas(ctx context.Context, b *books) error {
 // maxCheck is how many addresses the API checks at once.
 const maxCheck = 10_000
 
-// differences are the addresses about which a replica does not say what is true.
-func differences(ctx context.Context, api string, addresses []string, want map[string][]model.Entry) (list []string, err error) {
+// otherEntries are the addresses of which a replica tells other entries.
+func otherEntries(ctx context.Context, api string, addresses []string, want map[string][]model.Entry) (list []string, err error) {
 	for some := range slices.Chunk(addresses, maxCheck) {
 		answers, err := check(ctx, api, some)
 		if err != nil {
@@ -261,24 +282,59 @@ func check(ctx context.Context, api string, addresses []string) (answers map[str
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, api+"/v1/suppressions/check", bytes.NewReader(body))
+	return answers, ask(ctx, http.MethodPost, api+"/v1/suppressions/check", body, &answers)
+}
+
+// standing is where a recipient stands in one profile, as the API tells it.
+type standing struct {
+	Profile   string    `json:"profile"`
+	Score     float64   `json:"score"`
+	Stage     string    `json:"stage"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// otherStandings are the recipients of whom a replica tells something else.
+func otherStandings(ctx context.Context, api string, want map[string][]lead.Standing) (list []string, err error) {
+	for _, recipient := range slices.Sorted(maps.Keys(want)) {
+		var told struct {
+			Profiles []standing `json:"profiles"`
+		}
+		if err := ask(ctx, http.MethodGet, api+"/v1/leads/"+url.PathEscape(recipient), nil, &told); err != nil {
+			return nil, err
+		}
+		if !slices.EqualFunc(told.Profiles, want[recipient], sameStanding) {
+			list = append(list, fmt.Sprintf("%s: %+v, want %+v", recipient, told.Profiles, want[recipient]))
+		}
+	}
+	return list, nil
+}
+
+// sameStanding leaves room for what a score fades between the two: the topic is
+// compared byte for byte, this says that the replica holds the same event last.
+func sameStanding(told standing, want lead.Standing) bool {
+	return told.Profile == want.Profile && told.Stage == want.Stage && told.UpdatedAt.Equal(want.At) &&
+		math.Abs(told.Score-want.Score) <= math.Abs(want.Score)/1000
+}
+
+func ask(ctx context.Context, method, url string, body []byte, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("check: %s: %s", resp.Status, text)
+		return fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, text)
 	}
-	return answers, json.Unmarshal(text, &answers)
+	return json.Unmarshal(text, into)
 }
 
 func sortEntries(entries []model.Entry) {

@@ -35,7 +35,7 @@ type result struct {
 	signals                 account
 	signalsWant, outOfTurn  int
 	asked, entries          int   // addresses, and their entries in force
-	replicas                []int // addresses of which each says something else
+	lists, tellers          []int // addresses of which each replica tells something else
 	audit                   string
 	clickhouse              string
 	complaints              []string
@@ -65,8 +65,13 @@ func (r *result) balanced() bool {
 		r.count == r.truth && r.distinct == r.truth && r.rollup == r.truth && r.rollupGroups == 0 &&
 		r.listTopic.balanced(r.listKeys) && r.listRows == r.listKeys && r.scores.balanced(r.leads) &&
 		r.signals.balanced(r.signalsWant) && r.outOfTurn == 0 &&
-		len(r.replicas) > 0 && !slices.ContainsFunc(r.replicas, func(differ int) bool { return differ != 0 }) &&
+		agree(r.lists) && agree(r.tellers) &&
 		!strings.HasPrefix(r.audit, "does not")
+}
+
+// agree reports whether all replicas were asked and tell what is true.
+func agree(differences []int) bool {
+	return len(differences) > 1 && !slices.ContainsFunc(differences, func(n int) bool { return n != 0 })
 }
 
 // markdown renders the report. It names no path and no host: it is published.
@@ -129,15 +134,19 @@ func (r *result) markdown(o options, m machine) string {
 	}{
 		{"suppressions topic, last records: addresses and scopes", r.listKeys, r.listTopic},
 		{"lead scores topic, last records: recipients", r.leads, r.scores},
-		{"lead signals topic, read committed: signals", r.signalsWant, r.signals},
 	} {
 		line("| %s | %d | %d |", place.name, place.events, place.want)
-		line("| twice, missing, without cause, with other bytes than when made anew | %d, %d, %d, %d | 0, 0, 0, 0 |",
-			place.twice, place.missing, place.untold, place.wrong)
+		line("| missing, without cause, with other bytes than when made anew | %d, %d, %d | 0, 0, 0 |", place.missing, place.untold, place.wrong)
 	}
+	line("| lead signals topic, read committed: signals | %d | %d |", r.signals.events, r.signalsWant)
+	line("| twice, missing, without cause, with other bytes than when made anew | %d, %d, %d, %d | 0, 0, 0, 0 |",
+		r.signals.twice, r.signals.missing, r.signals.untold, r.signals.wrong)
 	line("| signals of one stage that go up twice in a row, or down | %d | 0 |", r.outOfTurn)
-	for i, differ := range r.replicas {
-		line("| suppression replica %d: of %d addresses with %d entries, those that the API tells otherwise | %d | 0 |", i+1, r.asked, r.entries, differ)
+	for i, differ := range r.lists {
+		line("| API of suppression %d: of %d addresses with %d entries, those told otherwise | %d | 0 |", i+1, r.asked, r.entries, differ)
+	}
+	for i, differ := range r.tellers {
+		line("| API of leadscoring %d: of %d recipients, those told otherwise | %d | 0 |", i+1, r.leads, differ)
 	}
 	line("| ClickHouse: rows of suppressions | %d | %d |", r.listRows, r.listKeys)
 	audit := r.audit

@@ -150,3 +150,12 @@ func (l *Leads) Records() iter.Seq2[string, leadavro.Record] {
 		}
 	}
 }
+
+// Standings are where everybody who is a lead stands at a moment, by recipient.
+func (l *Leads) Standings(at time.Time) map[string][]lead.Standing {
+	all := make(map[string][]lead.Standing, len(l.states))
+	for recipient, s := range l.states {
+		all[recipient] = l.rules.StandingsAt(&s, at)
+	}
+	return all
+}

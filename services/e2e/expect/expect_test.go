@@ -82,6 +82,9 @@ func TestLeads(t *testing.T) {
 		signals[1].EventID != log[3].ID || signals[1].Crossing.Up {
 		t.Errorf("Signal() = %+v, want warm entered by the second click and left by the complaint", signals)
 	}
+	if at := leads.Standings(noon.Add(1000 * time.Hour))["jane@example.com"]; len(at) != 1 || at[0].Score > -35 || at[0].Score < -45 {
+		t.Errorf("Standings() = %+v, want about half of -80 after the half-life", at)
+	}
 	// Signals depend on the order of events; what is left does not.
 	backwards := slices.Clone(log)
 	slices.Reverse(backwards)

@@ -6,6 +6,7 @@ import (
 	"mailriver/pkg/config"
 	"mailriver/pkg/httpserver/api"
 	"mailriver/pkg/lead"
+	"mailriver/services/leadscoring/deliver"
 )
 
 // Config says how recipients are scored, and how leads are served.
@@ -23,6 +24,8 @@ type Config struct {
 	MaxWait    time.Duration `yaml:"max_wait"`    // how long the broker may gather events before it answers a fetch
 	RetryWait  time.Duration `yaml:"retry_wait"`  // pause after a transaction that failed
 	CacheBytes int           `yaml:"cache_bytes"` // memory for blocks of the local copy
+
+	Deliver deliver.Config `yaml:",inline"` // where signals go
 }
 
 // DefaultConfig returns a configuration that is valid as it stands.
@@ -36,6 +39,7 @@ func DefaultConfig() Config {
 		MaxWait:    50 * time.Millisecond,
 		RetryWait:  time.Second,
 		CacheBytes: 64 << 20,
+		Deliver:    deliver.DefaultConfig(),
 	}
 }
 
@@ -44,6 +48,7 @@ func (c Config) Validate() error {
 	var problems config.Problems
 	problems.Add(config.Prefix("api.", c.API.Validate()))
 	problems.Add(lead.Validate(c.Profiles))
+	problems.Add(c.Deliver.Validate())
 	problems.Must(c.Group != "", "group: is required")
 	problems.Must(c.MaxAge > 0, "max_age: is %s, must be positive", c.MaxAge)
 	problems.Must(c.MaxRecords >= 1, "max_records: is %d, must be at least 1", c.MaxRecords)

@@ -275,6 +275,36 @@ func TestDeliver_signalsThatComeAgain(t *testing.T) {
 	}
 }
 
+// A topic that was deleted and made again has its offsets anew: its signals are
+// not those that were planned. Turns red where the offset alone tells.
+func TestDeliver_signalsOfANewTopic(t *testing.T) {
+	c := kafkatest.New(t)
+	h := newHook(t, nil)
+	_, stop := start(t, c, quick(c, h.endpoint("crm")))
+	c.Produce(t, signal(t, c, "ada@example.com", 1), signal(t, c, "ada@example.com", 2))
+	become(t, c, idOf("ada@example.com", 2).String()+":crm", deliver.Delivered)
+	stop()
+	admin, err := c.Clients.Admin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	if _, err := admin.DeleteTopic(t.Context(), c.Topics.LeadSignals); err != nil {
+		t.Fatal(err)
+	}
+	declared, err := kafka.Declared(c.Config.TopicPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	only := slices.DeleteFunc(declared, func(d kafka.Topic) bool { return d.Name != c.Topics.LeadSignals })
+	within(t, "made again", func() bool { return kafka.CreateTopics(t.Context(), admin, only, 0) == nil })
+	cfg := quick(c, h.endpoint("crm"))
+	cfg.Deliveries.Group = c.Group("another")
+	start(t, c, cfg)
+	c.Produce(t, signal(t, c, "ada@example.com", 3))
+	become(t, c, idOf("ada@example.com", 3).String()+":crm", deliver.Delivered)
+}
+
 func TestDeliver_restartBetweenAttempts(t *testing.T) {
 	c := kafkatest.New(t)
 	h := newHook(t, func(n int, _ delivered, w http.ResponseWriter) {

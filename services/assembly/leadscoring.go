@@ -39,6 +39,13 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 	if err != nil {
 		return Part{}, err
 	}
+	if id, err = avro.Lookup(ctx, registry, topics.Segments, schemas.SegmentV1); err != nil {
+		return Part{}, err
+	}
+	changes, err := leadavro.NewChangeEncoder(id)
+	if err != nil {
+		return Part{}, err
+	}
 	cfg, log := p.Config.Leadscoring, p.logger("leadscoring")
 	transactionalID := cfg.TransactionalID
 	if transactionalID == "" {
@@ -55,7 +62,7 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
 			return p.Clients.Session(cfg.Group, transactionalID, []string{topics.Events}, opts...)
 		},
-		Reader: p.Clients.Reader, Admin: p.Clients.Admin, Schemas: registry, Scores: scores, Signals: signals,
+		Reader: p.Clients.Reader, Admin: p.Clients.Admin, Schemas: registry, Scores: scores, Signals: signals, Changes: changes,
 		Deliveries: deliveries{deliver.Book{Clients: p.Clients, Topics: topics, Now: time.Now}},
 		Topics:     topics, Dir: p.Config.dir("leadscoring"),
 		Meter: p.Telemetry.Meter.Meter("mailriver/services/leadscoring"), Logger: log, Now: time.Now,
@@ -140,4 +147,17 @@ func shown(d *deliver.Delivery) leadapi.Delivery {
 		one.NextAt = &d.NextAt
 	}
 	return one
+}
+
+type (
+	// DeliveryFilter says which deliveries of signals.
+	DeliveryFilter = deliver.Filter
+	// DeliveryState is how far one is.
+	DeliveryState = deliver.State
+)
+
+// DeliveryBook reads what became of signals, and has them sent again. It needs
+// no running service.
+func DeliveryBook(p *Process) *deliver.Book {
+	return &deliver.Book{Clients: p.Clients, Topics: p.Config.Kafka.Topics(), Now: time.Now}
 }

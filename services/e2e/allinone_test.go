@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -374,16 +375,21 @@ func TestAllInOne_badInput(t *testing.T) {
 // mailgunBody is a signed Mailgun webhook, made here from the vendor's rules.
 func mailgunBody(t *testing.T, key, recipient string) []byte {
 	t.Helper()
-	now := time.Now()
-	timestamp, token := fmt.Sprint(now.Unix()), strings.Repeat("0a1b2c3d4e", 5)
+	return mailgunEvent(t, key, map[string]any{
+		"event": "delivered", "id": "id-" + recipient, "timestamp": float64(time.Now().Unix()), "recipient": recipient,
+		"message": map[string]any{"headers": map[string]any{"message-id": "m1@example.org"}},
+	})
+}
+
+// mailgunEvent signs the data of an event.
+func mailgunEvent(t *testing.T, key string, data map[string]any) []byte {
+	t.Helper()
+	timestamp, token := fmt.Sprint(time.Now().Unix()), rand.Text()+rand.Text()[:24]
 	mac := hmac.New(sha256.New, []byte(key))
 	mac.Write([]byte(timestamp + token))
 	body, err := json.Marshal(map[string]any{
-		"signature": map[string]any{"timestamp": timestamp, "token": token, "signature": hex.EncodeToString(mac.Sum(nil))},
-		"event-data": map[string]any{
-			"event": "delivered", "id": "id-" + recipient, "timestamp": float64(now.Unix()), "recipient": recipient,
-			"message": map[string]any{"headers": map[string]any{"message-id": "m1@example.org"}},
-		},
+		"signature":  map[string]any{"timestamp": timestamp, "token": token, "signature": hex.EncodeToString(mac.Sum(nil))},
+		"event-data": data,
 	})
 	if err != nil {
 		t.Fatal(err)

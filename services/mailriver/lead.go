@@ -26,7 +26,7 @@ func (c *command) lead() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.PersistentFlags().StringVar(&l.url, "url", "", "base URL of the lead scoring API (default: leadscoring_client.url)")
-	cmd.AddCommand(l.show(), l.top(), l.explain(), l.history(), l.rules())
+	cmd.AddCommand(l.show(), l.top(), l.explain(), l.history(), l.rules(), l.deliveries())
 	return cmd
 }
 

@@ -114,6 +114,9 @@ func TestMigrations_place(t *testing.T) {
 		"`mailriver`.`events_local` ON CLUSTER 'blue'", "Distributed('blue', 'mailriver', 'events_local'",
 		"replicated_deduplication_window = 10000", "ENGINE = ReplicatedReplacingMergeTree(state_offset, deleted)",
 		"Distributed('blue', 'mailriver', 'suppression_states_local', cityHash64(address))",
+		"Distributed('blue', 'mailriver', 'lead_score_states_local', cityHash64(recipient))",
+		"Distributed('blue', 'mailriver', 'lead_signal_rows_local', cityHash64(recipient))",
+		"ENGINE = ReplicatedReplacingMergeTree(state_offset)\n",
 	} {
 		if !strings.Contains(cluster, part) {
 			t.Errorf("on a cluster the migrations lack %q", part)

@@ -46,6 +46,11 @@ func TestServer(t *testing.T) {
 		"suppressions":                 testSuppressions,
 		"every column of suppressions": testSuppressionColumns,
 		"refused suppressions":         testRefusedSuppressions,
+		"lead scores":                  testLeadScores,
+		"every column of lead scores":  testLeadScoreColumns,
+		"lead signals":                 testLeadSignals,
+		"every column of lead signals": testLeadSignalColumns,
+		"refused leads":                testRefusedLeads,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, server) })
 	}

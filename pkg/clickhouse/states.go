@@ -63,14 +63,21 @@ func placeColumns[V any]() []column[State[V]] {
 	return []column[State[V]]{
 		number("state_partition", func(s *State[V]) int32 { return s.Partition }),
 		{"state_offset", "UInt64", all(func(s *State[V]) uint64 { return uint64(s.Offset) })},
-		{"deleted", "UInt8", all(func(s *State[V]) uint8 {
-			if s.Deleted {
-				return 1
-			}
-			return 0
-		})},
 	}
 }
+
+// deletedColumn stands behind them where keys can be removed.
+func deletedColumn[V any]() column[State[V]] {
+	return column[State[V]]{"deleted", "UInt8", all(func(s *State[V]) uint8 {
+		if s.Deleted {
+			return 1
+		}
+		return 0
+	})}
+}
+
+// domainOf is the part of an address behind its last @.
+func domainOf(address string) string { return address[strings.LastIndexByte(address, '@')+1:] }
 
 // maybeUUID is an id that need not be there. Another text is refused.
 func maybeUUID[T any](name string, get func(*T) string) column[T] {
@@ -118,6 +125,17 @@ func arrayOf[T, E, V any](name, kind string, of func(*T) []E, get func(*E) (V, e
 	}}
 }
 
+// maybeInstantsOf is a column of a nested table of times that need not be set.
+func maybeInstantsOf[T, E any](name string, of func(*T) []E, get func(*E) time.Time) column[T] {
+	return arrayOf(name, "Nullable(DateTime64(6, 'UTC'))", of, func(e *E) (*time.Time, error) {
+		t := get(e)
+		if t.IsZero() {
+			return nil, nil
+		}
+		return &t, inRange(name, t)
+	})
+}
+
 type suppressionState = State[suppressionavro.Record]
 
 // suppressionColumns lists the columns of suppression_states in its order. Names
@@ -140,19 +158,10 @@ func suppressionColumns() []column[suppressionState] {
 			func(e *suppression.Entry) (string, error) { return get(e), nil })
 	}
 	instants := func(name string, get func(*suppression.Entry) time.Time) column[suppressionState] {
-		name = "weaker." + name
-		return arrayOf(name, "Nullable(DateTime64(6, 'UTC'))", weaker, func(e *suppression.Entry) (*time.Time, error) {
-			t := get(e)
-			if t.IsZero() {
-				return nil, nil
-			}
-			return &t, inRange(name, t)
-		})
+		return maybeInstantsOf("weaker."+name, weaker, get)
 	}
 	columns := []column[suppressionState]{
-		word("domain", func(s *suppressionState) string {
-			return s.Value.Address[strings.LastIndexByte(s.Value.Address, '@')+1:]
-		}),
+		word("domain", func(s *suppressionState) string { return domainOf(s.Value.Address) }),
 		text("address", func(s *suppressionState) string { return s.Value.Address }),
 		word("scope_kind", func(s *suppressionState) string { return s.Value.ScopeKind }),
 		word("scope_id", func(s *suppressionState) string { return s.Value.ScopeID }),
@@ -183,5 +192,5 @@ func suppressionColumns() []column[suppressionState] {
 			return s.Value.Facts[len(s.Value.Facts)-1].At
 		}),
 	}
-	return append(columns, placeColumns[suppressionavro.Record]()...)
+	return append(append(columns, placeColumns[suppressionavro.Record]()...), deletedColumn[suppressionavro.Record]())
 }

@@ -158,7 +158,7 @@ func newest[V any](ctx context.Context, w *world, topic string, encoder *avro.En
 }
 
 // balanceSignals looks for each signal once, and for each way up before its way
-// down.
+// down, in the topic and at the endpoint.
 func (w *world) balanceSignals(ctx context.Context, b *books) error {
 	r := w.result
 	r.signalsWant = len(b.signaled)
@@ -170,6 +170,7 @@ func (w *world) balanceSignals(ctx context.Context, b *books) error {
 	seen := map[string]bool{}
 	type place struct{ recipient, profile, stage string }
 	in := map[place]bool{}
+	order := map[string][]string{} // ids by recipient
 	if err := w.clients.Read(ctx, span, func(record *kgo.Record) error {
 		signal, err := decoder.Decode(ctx, record.Value)
 		if err != nil {
@@ -189,6 +190,9 @@ func (w *world) balanceSignals(ctx context.Context, b *books) error {
 			r.signals.wrong++
 			r.complain("%s: %+v is another than it should be", kafka.Origin(record), signal)
 		}
+		if !seen[id] {
+			order[signal.Recipient] = append(order[signal.Recipient], id)
+		}
 		seen[id] = true
 		at := place{signal.Recipient, signal.Crossing.Profile, signal.Crossing.Stage}
 		if in[at] == signal.Crossing.Up {
@@ -206,6 +210,7 @@ func (w *world) balanceSignals(ctx context.Context, b *books) error {
 			r.complain("signal %s is missing", id)
 		}
 	}
+	w.balanceHook(order)
 	return nil
 }
 

@@ -34,6 +34,9 @@ type result struct {
 	listRows                int // in ClickHouse
 	signals                 account
 	signalsWant, outOfTurn  int
+	hooked                  account
+	hookedAgain, hookOrder  int
+	hookRefused, hookLost   int   // by the endpoint, on purpose
 	asked, entries          int   // addresses, and their entries in force
 	lists, tellers          []int // addresses of which each replica tells something else
 	audit                   string
@@ -65,6 +68,7 @@ func (r *result) balanced() bool {
 		r.count == r.truth && r.distinct == r.truth && r.rollup == r.truth && r.rollupGroups == 0 &&
 		r.listTopic.balanced(r.listKeys) && r.listRows == r.listKeys && r.scores.balanced(r.leads) &&
 		r.signals.balanced(r.signalsWant) && r.outOfTurn == 0 &&
+		r.hooked.balanced(r.signalsWant) && r.hookOrder == 0 &&
 		agree(r.lists) && agree(r.tellers) &&
 		!strings.HasPrefix(r.audit, "does not")
 }
@@ -142,6 +146,9 @@ func (r *result) markdown(o options, m machine) string {
 	line("| twice, missing, without cause, with other bytes than when made anew | %d, %d, %d, %d | 0, 0, 0, 0 |",
 		r.signals.twice, r.signals.missing, r.signals.untold, r.signals.wrong)
 	line("| signals of one stage that go up twice in a row, or down | %d | 0 |", r.outOfTurn)
+	line("| signals at a webhook, each counted once | %d | %d |", r.hooked.events, r.signalsWant)
+	line("| missing, without cause | %d, %d | 0, 0 |", r.hooked.missing, r.hooked.untold)
+	line("| recipients whose signals came there in another order | %d | 0 |", r.hookOrder)
 	for i, differ := range r.lists {
 		line("| API of suppression %d: of %d addresses with %d entries, those told otherwise | %d | 0 |", i+1, r.asked, r.entries, differ)
 	}
@@ -174,6 +181,8 @@ func (r *result) markdown(o options, m machine) string {
 	line("What followed from it: %d pending ranges were delivered again by a new owner; ClickHouse ignored %d inserts", r.again, r.ignored)
 	line("whose token it had seen (counted once a second, so some are not in it); %d transactions were aborted and done", r.aborted)
 	line("again by their owner; the sender posted %d times more than once; services ended by themselves %d times.", r.summary.Retries, r.alone)
+	line("The webhook refused %d times and broke off without an answer %d times, both on purpose, and got %d signals again,", r.hookRefused, r.hookLost, r.hookedAgain)
+	line("which it knew by their ids.")
 	if len(r.complaints) > 0 {
 		line("\n## What does not balance\n\n```text\n%s", strings.Join(r.complaints, "\n"))
 		if r.complaintsLeft > 0 {

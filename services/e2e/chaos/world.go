@@ -54,6 +54,7 @@ type world struct {
 	processes  []*process
 	keys       simulate.Keys
 	certs      *simulate.CertServer
+	hook       *hook
 	posted     string // base URL of the receiver
 	stopCerts  context.CancelFunc
 	certsEnded chan error
@@ -84,6 +85,9 @@ func newWorld(ctx context.Context, o options, dir string, out io.Writer) (_ *wor
 		return nil, err
 	}
 	if err := w.startKeys(ctx); err != nil {
+		return nil, err
+	}
+	if w.hook, err = openHook(ctx, o.seed); err != nil {
 		return nil, err
 	}
 	services := instances()
@@ -153,6 +157,7 @@ func (w *world) startEngines(ctx context.Context) (err error) {
 		{w.prefix + suppression, w.topics.Events, false},
 		{w.prefix + suppression + ".rates", w.topics.Events, false},
 		{w.prefix + leadscoring, w.topics.Events, false},
+		{w.prefix + leadscoring + ".webhooks", w.topics.LeadSignals, false},
 		{w.prefix + loader + ".suppressions", w.topics.Suppressions, true},
 	}
 	quiet := slog.New(slog.DiscardHandler)
@@ -225,7 +230,14 @@ func (w *world) configure(receiver string) error {
 		"receiver": map[string]any{"addr": receiver}, "normalizer": map[string]any{"group": w.prefix + normalizer},
 		"loader":      map[string]any{"group": w.prefix + loader},
 		"suppression": map[string]any{"group": w.prefix + suppression, "rates": map[string]any{"group": w.prefix + suppression + ".rates"}},
-		"leadscoring": map[string]any{"group": w.prefix + leadscoring, "profiles": w.profiles},
+		"leadscoring": map[string]any{
+			"group": w.prefix + leadscoring, "profiles": w.profiles,
+			"webhooks": []any{map[string]any{"name": "hook", "url": w.hook.url, "secrets": []string{w.hook.secret()}, "allow_private": true}},
+			"deliveries": map[string]any{
+				"group": w.prefix + leadscoring + ".webhooks", "in_flight": 16, "attempts": 1000,
+				"retry_min": "100ms", "retry_max": "1s", "break_min": "200ms", "break_max": "1s",
+			},
+		},
 	})
 	if err != nil {
 		return err
@@ -240,6 +252,9 @@ func (w *world) close() error {
 	var errs []error
 	for _, p := range w.processes {
 		errs = append(errs, p.end(syscall.SIGKILL, time.Second))
+	}
+	if w.hook != nil {
+		errs = append(errs, w.hook.close())
 	}
 	if w.stopCerts != nil {
 		w.stopCerts()
@@ -324,6 +339,9 @@ func (w *world) play(ctx context.Context) (*result, error) {
 	r.summary, r.posting = summary, time.Since(begun)
 	fmt.Fprintf(w.out, "posted %d events in %d requests after %s; waiting until all is drained\n", summary.Events, summary.Requests, r.posting.Round(time.Second))
 	if err := w.drain(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.drainHook(ctx); err != nil {
 		return nil, err
 	}
 	r.duration = time.Since(begun)

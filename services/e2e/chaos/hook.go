@@ -6,8 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -49,7 +48,7 @@ func openHook(ctx context.Context, seed uint64) (*hook, error) {
 		draw: rand.New(rand.NewPCG(seed, 0x686f6f6b)), //nolint:gosec // G404: repeatable on purpose
 		seen: map[string]bool{}, order: map[string][]string{},
 	}
-	h.server = &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+	h.server = &http.Server{Handler: h, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	go func() { h.ended <- h.server.Serve(listener) }()
 	return h, nil
 }

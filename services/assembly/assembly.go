@@ -26,6 +26,8 @@ import (
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/httpserver"
 	"mailriver/pkg/kafka"
+	"mailriver/pkg/lead"
+	"mailriver/pkg/lead/leadavro"
 	"mailriver/pkg/run"
 	"mailriver/pkg/spill"
 	"mailriver/pkg/suppression/suppressionavro"
@@ -61,7 +63,7 @@ func Services() []Service {
 	return []Service{
 		{"receiver", "verify webhooks and write them to Kafka", Needs{Kafka: true}, buildReceiver},
 		{"normalizer", "turn raw webhooks into canonical events", Needs{Kafka: true, Registry: true}, buildNormalizer},
-		{"loader", "load canonical events and the suppression list into ClickHouse", Needs{Kafka: true, Registry: true, ClickHouse: true}, buildLoader},
+		{"loader", "load canonical events, the suppression list and leads into ClickHouse", Needs{Kafka: true, Registry: true, ClickHouse: true}, buildLoader},
 		{"suppression", "keep the suppression list and answer look-ups", Needs{Kafka: true, Registry: true}, buildSuppression},
 		{"leadscoring", "score recipients and signal who becomes warm", Needs{Kafka: true, Registry: true}, buildLeadscoring},
 	}
@@ -396,36 +398,56 @@ func buildLoader(_ context.Context, p *Process) (Part, error) {
 		return Part{}, errors.Join(err, client.Close())
 	}
 	closeAll := func() error { producer.Close(); return client.Close() }
-	log, meter := p.logger("loader"), p.Telemetry.Meter.Meter("mailriver/services/loader")
 	service, err := loader.New(p.Config.Loader, loader.Deps{
 		NewClient: p.Clients.Group, Topic: topics.Events, Sink: client, Decoder: eventavro.NewDecoder(registry),
 		Parker: kafka.Parker{Client: producer, Topic: topics.Dead, Stage: "loader"},
 		Fence:  client,
-		Meter:  meter, Logger: log, Now: time.Now,
+		Meter:  p.Telemetry.Meter.Meter("mailriver/services/loader"), Logger: p.logger("loader"), Now: time.Now,
 	})
 	if err != nil {
 		return Part{}, errors.Join(err, closeAll())
 	}
-	// Letters of states have stages of their own: what retries letters of the
-	// loader takes them for events.
-	suppressions, err := loader.NewStates(p.Config.Loader, loader.StateDeps[suppressionavro.Record]{
-		NewClient: p.Clients.Group, Table: "suppressions", Topic: topics.Suppressions, Sink: client.Suppressions(),
-		Decoder: suppressionavro.NewDecoder(registry), Key: suppressionavro.ParseKey,
-		Parker: kafka.Parker{Client: producer, Topic: topics.Dead, Stage: "loader.suppressions"},
-		Meter:  meter, Logger: log, Now: time.Now,
-	})
+	part := Part{
+		Run:    []run.Service{{Name: "loader", Run: service.Run}},
+		Checks: []httpserver.Check{{Name: "loader", Ask: service.Ready}},
+		Close:  closeAll,
+	}
+	err = errors.Join(
+		addStates(&part, p, producer, loader.StateDeps[suppressionavro.Record]{
+			Table: "suppressions", Topic: topics.Suppressions, Sink: client.Suppressions(),
+			Decoder: suppressionavro.NewDecoder(registry), Key: suppressionavro.ParseKey,
+		}),
+		addStates(&part, p, producer, loader.StateDeps[leadavro.Record]{
+			Table: "lead_scores", Topic: topics.LeadScores, Sink: client.LeadScores(), Decoder: leadavro.NewDecoder(registry),
+			Key: func(key []byte) (leadavro.Record, bool) {
+				return leadavro.Record{State: lead.State{Recipient: string(key)}}, len(key) > 0
+			},
+		}),
+		addStates(&part, p, producer, loader.StateDeps[leadavro.Signal]{
+			Table: "lead_signals", Topic: topics.LeadSignals, Sink: client.LeadSignals(), Decoder: leadavro.NewSignalDecoder(registry),
+			// What was told is not taken back: the topic is not compacted.
+			Key: func([]byte) (leadavro.Signal, bool) { return leadavro.Signal{}, false },
+		}),
+	)
 	if err != nil {
 		return Part{}, errors.Join(err, closeAll())
 	}
-	return Part{
-		Run: []run.Service{
-			{Name: "loader", Run: service.Run},
-			{Name: "loader suppressions", Run: suppressions.Run},
-		},
-		Checks: []httpserver.Check{
-			{Name: "loader", Ask: service.Ready},
-			{Name: "loader suppressions", Ask: suppressions.Ready},
-		},
-		Close: closeAll,
-	}, nil
+	return part, nil
+}
+
+// addStates adds the loader of a table of states to the part. Letters of states
+// have stages of their own: what retries letters of the loader takes them for
+// events.
+func addStates[V any](part *Part, p *Process, producer *kgo.Client, deps loader.StateDeps[V]) error {
+	name := "loader " + deps.Table
+	deps.NewClient = p.Clients.Group
+	deps.Parker = kafka.Parker{Client: producer, Topic: p.Config.Kafka.Topics().Dead, Stage: "loader." + deps.Table}
+	deps.Meter, deps.Logger, deps.Now = p.Telemetry.Meter.Meter("mailriver/services/loader"), p.logger("loader"), time.Now
+	states, err := loader.NewStates(p.Config.Loader, deps)
+	if err != nil {
+		return err
+	}
+	part.Run = append(part.Run, run.Service{Name: name, Run: states.Run})
+	part.Checks = append(part.Checks, httpserver.Check{Name: name, Ask: states.Ready})
+	return nil
 }

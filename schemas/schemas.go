@@ -32,6 +32,11 @@ var LeadScoreV1 string
 //go:embed avro/lead_signal.v1.avsc
 var LeadSignalV1 string
 
+// SegmentV1 is version 1 of a change of membership in a segment.
+//
+//go:embed avro/segment.v1.avsc
+var SegmentV1 string
+
 // Topics is topics.yaml.
 //
 //go:embed topics.yaml

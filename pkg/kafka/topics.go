@@ -27,6 +27,7 @@ type Topics struct {
 	LeadScores     string // where each recipient stands
 	LeadSignals    string // stages that were entered or left
 	LeadDeliveries string // what became of each signal at each webhook, by partition of the signal
+	Segments       string // segments that were entered or left
 }
 
 // Topics returns the names under the configured prefix.
@@ -42,6 +43,7 @@ func (c Config) Topics() Topics {
 		LeadScores:     c.TopicPrefix + "lead-scores.v1",
 		LeadSignals:    c.TopicPrefix + "lead-signals.v1",
 		LeadDeliveries: c.TopicPrefix + "lead-deliveries.v1",
+		Segments:       c.TopicPrefix + "segments.v1",
 	}
 }
 

@@ -60,6 +60,7 @@ func TestConditions_areDocumented(t *testing.T) {
 // The page explains every field of a segment, and shows segments that compile.
 func TestSegments_areDocumented(t *testing.T) {
 	_, section, _ := strings.Cut(page(t), "\n## Segments\n")
+	section, _, _ = strings.Cut(section, "\n### ")
 	var told []string
 	for _, row := range regexp.MustCompile("(?m)^\\| (`.*`) \\|").FindAllStringSubmatch(section, -1) {
 		for _, m := range regexp.MustCompile("`([a-z0-9_]+)").FindAllStringSubmatch(row[1], -1) {
@@ -76,12 +77,15 @@ func TestSegments_areDocumented(t *testing.T) {
 		t.Errorf("the page explains %q, want %q", told, want)
 	}
 	var cfg struct {
-		Segments []lead.Segment `yaml:"segments"`
+		LeadScoring struct {
+			Segments []lead.Segment `yaml:"segments"`
+		} `yaml:"leadscoring"`
 	}
-	if err := config.Parse(&cfg, "page", []byte(block(t, "Segments", "text")), nil); err != nil {
+	if err := config.Parse(&cfg, "page", []byte(block(t, "Segments", "yaml")), nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := compile(t, lead.DefaultProfiles()...).CompileSegments(cfg.Segments); err != nil || len(cfg.Segments) == 0 {
-		t.Errorf("the %d segments of the page: %v, want them to compile", len(cfg.Segments), err)
+	shown := cfg.LeadScoring.Segments
+	if _, err := compile(t, lead.DefaultProfiles()...).CompileSegments(shown); err != nil || len(shown) == 0 {
+		t.Errorf("the %d segments of the page: %v, want them to compile", len(shown), err)
 	}
 }

@@ -18,8 +18,8 @@ import (
 
 // Segment is a named condition over what is known of a recipient.
 type Segment struct {
-	Name string `yaml:"name"`
-	// When is a condition over [SegmentFields], for example
+	Name string `yaml:"name"` // unique; its members are known under it
+	// When is a condition over the fields of docs/lead-rules.md, for example
 	// stage("marketing") == "hot" && days_since_click < 14.
 	When string `yaml:"when"`
 
@@ -53,6 +53,12 @@ type SegmentFields struct {
 	Clicks7d  int `expr:"clicks_7d"`
 	Clicks30d int `expr:"clicks_30d"`
 	Clicks90d int `expr:"clicks_90d"`
+}
+
+// Membership is a segment that a recipient is in.
+type Membership struct {
+	Segment string
+	Since   time.Time // when it was found
 }
 
 const maxSegments = 200

@@ -39,6 +39,13 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 	if err != nil {
 		return Part{}, err
 	}
+	if id, err = avro.Lookup(ctx, registry, topics.Segments, schemas.SegmentV1); err != nil {
+		return Part{}, err
+	}
+	changes, err := leadavro.NewChangeEncoder(id)
+	if err != nil {
+		return Part{}, err
+	}
 	cfg, log := p.Config.Leadscoring, p.logger("leadscoring")
 	transactionalID := cfg.TransactionalID
 	if transactionalID == "" {
@@ -55,7 +62,7 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
 			return p.Clients.Session(cfg.Group, transactionalID, []string{topics.Events}, opts...)
 		},
-		Reader: p.Clients.Reader, Admin: p.Clients.Admin, Schemas: registry, Scores: scores, Signals: signals,
+		Reader: p.Clients.Reader, Admin: p.Clients.Admin, Schemas: registry, Scores: scores, Signals: signals, Changes: changes,
 		Deliveries: deliveries{deliver.Book{Clients: p.Clients, Topics: topics, Now: time.Now}},
 		Topics:     topics, Dir: p.Config.dir("leadscoring"),
 		Meter: p.Telemetry.Meter.Meter("mailriver/services/leadscoring"), Logger: log, Now: time.Now,

@@ -94,6 +94,7 @@ func values(topics kafka.Topics) []struct{ topic, schema string } {
 		{topics.Alerts, schemas.AlertV1},
 		{topics.LeadScores, schemas.LeadScoreV1},
 		{topics.LeadSignals, schemas.LeadSignalV1},
+		{topics.Segments, schemas.SegmentV1},
 	}
 }
 

@@ -54,6 +54,7 @@ func opened(t *testing.T, cfg assembly.Config) *assembly.Process {
 // registered are the topics whose values are Avro, in the order of their ids.
 var registered = []string{
 	"email.events.v1", "email.suppressions.v1", "email.alerts.v1", "email.lead-scores.v1", "email.lead-signals.v1",
+	"email.segments.v1",
 }
 
 // A service refuses to start while setup is pending, names all that is, as far

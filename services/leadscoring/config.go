@@ -17,6 +17,7 @@ type Config struct {
 	// restart. Empty is "mailriver.leadscoring." and the instance name.
 	TransactionalID string         `yaml:"transactional_id"`
 	Profiles        []lead.Profile `yaml:"profiles"` // named sets of rules
+	Segments        []lead.Segment `yaml:"segments"` // named conditions over score, recency and engagement
 	// MaxAge is how old an event may be and still signal that it crossed a
 	// threshold. Older ones change the score and say nothing.
 	MaxAge     time.Duration `yaml:"max_age"`
@@ -47,7 +48,12 @@ func DefaultConfig() Config {
 func (c Config) Validate() error {
 	var problems config.Problems
 	problems.Add(config.Prefix("api.", c.API.Validate()))
-	problems.Add(lead.Validate(c.Profiles))
+	if rules, err := lead.Compile(c.Profiles); err != nil {
+		problems.Add(err)
+	} else {
+		_, err = rules.CompileSegments(c.Segments)
+		problems.Add(err)
+	}
 	problems.Add(c.Deliver.Validate())
 	problems.Must(c.Group != "", "group: is required")
 	problems.Must(c.MaxAge > 0, "max_age: is %s, must be positive", c.MaxAge)

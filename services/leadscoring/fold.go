@@ -31,7 +31,17 @@ func newFold(s *Service, states *replica.Copy) *fold {
 	}
 }
 
-type batch = replica.Batch[lead.State]
+type batch = replica.Batch[leadavro.Record]
+
+func (f *fold) newBatch() *batch {
+	return replica.NewBatch(f.states, func(ctx context.Context, value []byte) (leadavro.Record, error) {
+		record, err := f.scores.Decode(ctx, value)
+		if err != nil {
+			return leadavro.Record{}, fmt.Errorf("state: %w", err)
+		}
+		return record, nil
+	})
+}
 
 // handle implements the Handle of [kafka.Transactor].
 func (f *fold) handle(ctx context.Context, records []*kgo.Record) (kafka.Outcome, error) {
@@ -39,17 +49,11 @@ func (f *fold) handle(ctx context.Context, records []*kgo.Record) (kafka.Outcome
 	if err := f.states.Complete(ctx, partitions); err != nil {
 		return kafka.Outcome{}, err
 	}
-	b := replica.NewBatch(f.states, func(ctx context.Context, value []byte) (lead.State, error) {
-		record, err := f.scores.Decode(ctx, value)
-		if err != nil {
-			return lead.State{}, fmt.Errorf("state: %w", err)
-		}
-		return record.State, nil
-	})
+	b := f.newBatch()
 	t := newTally()
-	var others []*kgo.Record // signals and dead letters
+	var others []*kgo.Record // signals, changes of segments and dead letters
 	for _, r := range records {
-		signals, err := f.one(ctx, b, r, t)
+		told, err := f.one(ctx, b, r, t)
 		if reason, permanent := fault.Reason(err); permanent {
 			t.dead[reason]++
 			others = append(others, kafka.DeadLetter(f.deps.Topics.Dead, r, kafka.Letter{
@@ -60,7 +64,7 @@ func (f *fold) handle(ctx context.Context, records []*kgo.Record) (kafka.Outcome
 		if err != nil {
 			return kafka.Outcome{}, fmt.Errorf("%s: %w", kafka.Origin(r), err)
 		}
-		others = append(others, signals...)
+		others = append(others, told...)
 	}
 	changed, err := f.changed(b)
 	if err != nil {
@@ -79,7 +83,7 @@ func (f *fold) handle(ctx context.Context, records []*kgo.Record) (kafka.Outcome
 	}, nil
 }
 
-// one folds the event of one record and returns its signals.
+// one folds the event of one record and returns what it has to tell.
 func (f *fold) one(ctx context.Context, b *batch, r *kgo.Record, t *tally) ([]*kgo.Record, error) {
 	e, err := f.events.Decode(ctx, r.Value)
 	if err != nil {
@@ -100,21 +104,41 @@ func (f *fold) one(ctx context.Context, b *batch, r *kgo.Record, t *tally) ([]*k
 	if err != nil {
 		return nil, err
 	}
-	if h.State.Recipient == "" {
-		h.State.Recipient = e.RecipientNormalized
+	record := &h.State
+	if record.Recipient == "" {
+		record.Recipient = e.RecipientNormalized
 	}
-	before := h.State
+	before := record.State
 	after, changed := f.rules.Add(before, &o)
 	if !changed {
 		t.events["known"]++
 		return nil, nil
 	}
-	h.State, h.Changed = after, true
+	h.Changed = true
 	t.events["scored"]++
+	var signals []*kgo.Record
 	if o.Contribution.EventID.IsZero() {
-		return nil, nil
+		record.State, record.Rules = after, "" // a delivery can show what was a machine's
+	} else {
+		was := f.standings(record)
+		record.State, record.Rules = after, ""
+		if signals, err = f.signals(&e, was, f.standings(record), t); err != nil {
+			return nil, err
+		}
 	}
-	return f.signals(&e, f.rules.Standings(&before), f.rules.Standings(&after), t)
+	changes, err := f.move(&e, &before, record, t)
+	if err != nil {
+		return nil, err
+	}
+	return append(signals, changes...), nil
+}
+
+// standings are those of the rules in force. Most often they stand in the record.
+func (f *fold) standings(r *leadavro.Record) []lead.Standing {
+	if r.Rules != f.fingerprint {
+		r.Standings, r.Rules = f.rules.Standings(&r.State), f.fingerprint
+	}
+	return r.Standings
 }
 
 // signals returns the records that say what an event crossed. One that is old,
@@ -124,7 +148,7 @@ func (f *fold) signals(e *event.Event, before, after []lead.Standing, t *tally) 
 	var records []*kgo.Record
 	for _, crossing := range f.rules.Crossings(before, after) {
 		label := signalLabel{crossing.Profile, crossing.Stage, leadavro.Direction(crossing.Up), "signaled"}
-		if e.Revision > 0 || f.deps.Now().Sub(e.OccurredAt) > f.cfg.MaxAge {
+		if f.old(e) {
 			label.outcome = "old"
 			t.signals[label]++
 			continue
@@ -140,12 +164,17 @@ func (f *fold) signals(e *event.Event, before, after []lead.Standing, t *tally) 
 	return records, nil
 }
 
+// old reports whether an event is none to act on.
+func (f *fold) old(e *event.Event) bool {
+	return e.Revision > 0 || f.deps.Now().Sub(e.OccurredAt) > f.cfg.MaxAge
+}
+
 // changed returns the states that have changed.
 func (f *fold) changed(b *batch) ([]*kgo.Record, error) {
 	var records []*kgo.Record
 	for h := range b.Changes() {
-		record := leadavro.Record{State: h.State, Standings: f.rules.Standings(&h.State), Rules: f.fingerprint}
-		value, err := f.deps.Scores.Append(nil, &record)
+		f.standings(&h.State)
+		value, err := f.deps.Scores.Append(nil, &h.State)
 		if err != nil {
 			return nil, fmt.Errorf("state: %w", err)
 		}

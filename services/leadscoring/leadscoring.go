@@ -4,8 +4,8 @@
 // Guarantee: the score of a recipient is what the set of its events gives,
 // exactly once. Group: mailriver.leadscoring. The owner of a partition of the
 // canonical topic folds its events into the states of their recipients (package
-// lead below pkg) and publishes states and signals in the transaction that
-// commits the offsets. So a crossing is signaled once over restarts and
+// lead below pkg) and publishes states, signals and changes of segments in the
+// transaction that commits the offsets. So each is told once over restarts and
 // rebalances; an event that comes again is in the state already and crosses
 // nothing.
 //
@@ -51,6 +51,7 @@ type Deps struct {
 	Schemas avro.Schemas
 	Scores  *leadavro.Encoder
 	Signals *leadavro.SignalEncoder
+	Changes *leadavro.ChangeEncoder
 	Topics  kafka.Topics
 	// Deliveries tells what became of signals. Without it nothing is told.
 	Deliveries Deliveries
@@ -62,11 +63,13 @@ type Deps struct {
 
 // Service is the lead scoring service.
 type Service struct {
-	cfg     Config
-	deps    Deps
-	rules   *lead.Set
-	metrics *metrics
-	guard   *api.Guard
+	cfg   Config
+	deps  Deps
+	rules *lead.Set
+	// segments may name what is in rules.
+	segments *lead.Segments
+	metrics  *metrics
+	guard    *api.Guard
 	// document is the API's own description.
 	document *api.Document
 	events   *eventavro.Decoder
@@ -81,11 +84,15 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("leadscoring: %w", err)
 	}
 	if deps.Open == nil || deps.Reader == nil || deps.Admin == nil || deps.Schemas == nil || deps.Scores == nil ||
-		deps.Signals == nil || deps.Topics.LeadScores == "" || deps.Dir == "" || deps.Meter == nil ||
-		deps.Logger == nil || deps.Now == nil {
+		deps.Signals == nil || deps.Changes == nil || deps.Topics.LeadScores == "" || deps.Dir == "" ||
+		deps.Meter == nil || deps.Logger == nil || deps.Now == nil {
 		return nil, errors.New("leadscoring: a dependency is missing")
 	}
 	rules, err := lead.Compile(cfg.Profiles)
+	if err != nil {
+		return nil, fmt.Errorf("leadscoring: %w", err)
+	}
+	segments, err := rules.CompileSegments(cfg.Segments)
 	if err != nil {
 		return nil, fmt.Errorf("leadscoring: %w", err)
 	}
@@ -102,7 +109,7 @@ func New(cfg Config, deps Deps) (*Service, error) {
 		return nil, fmt.Errorf("leadscoring: %w", err)
 	}
 	return &Service{
-		cfg: cfg, deps: deps, rules: rules, metrics: m, guard: guard, document: document,
+		cfg: cfg, deps: deps, rules: rules, segments: segments, metrics: m, guard: guard, document: document,
 		events: eventavro.NewDecoder(deps.Schemas),
 	}, nil
 }

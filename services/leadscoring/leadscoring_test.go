@@ -33,6 +33,7 @@ const (
 	eventSchema  = 1
 	scoreSchema  = 2
 	signalSchema = 3
+	changeSchema = 4
 )
 
 type registry struct{}
@@ -40,6 +41,7 @@ type registry struct{}
 func (registry) SchemaByID(_ context.Context, id int) (sr.Schema, error) {
 	text := map[int]string{
 		eventSchema: schemas.EmailEventV1, scoreSchema: schemas.LeadScoreV1, signalSchema: schemas.LeadSignalV1,
+		changeSchema: schemas.SegmentV1,
 	}[id]
 	if text == "" {
 		return sr.Schema{}, &sr.ResponseError{StatusCode: http.StatusNotFound}
@@ -105,6 +107,10 @@ func build(t testing.TB, c *kafkatest.Cluster, name, dir string, edits ...edit) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	changes, err := leadavro.NewChangeEncoder(changeSchema)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cfg := leadscoring.DefaultConfig()
 	cfg.RetryWait = 10 * time.Millisecond
 	cfg.Group = c.Group("leadscoring")
@@ -112,7 +118,7 @@ func build(t testing.TB, c *kafkatest.Cluster, name, dir string, edits ...edit) 
 		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
 			return c.Clients.Session(cfg.Group, c.Group("leadscoring."+name), []string{c.Topics.Events}, opts...)
 		},
-		Reader: c.Clients.Reader, Admin: c.Clients.Admin, Schemas: registry{}, Scores: scores, Signals: signals,
+		Reader: c.Clients.Reader, Admin: c.Clients.Admin, Schemas: registry{}, Scores: scores, Signals: signals, Changes: changes,
 		Topics: c.Topics, Dir: dir, Meter: noop.NewMeterProvider().Meter("test"), Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 	}
 	for _, e := range edits {

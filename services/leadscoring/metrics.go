@@ -14,6 +14,8 @@ type metrics struct {
 	states       metric.Int64Counter
 	signals      metric.Int64Counter
 	failures     metric.Int64Counter
+	changes      metric.Int64Counter
+	segments     metric.Int64Counter
 	deadLetters  metric.Int64Counter
 	transactions metric.Int64Counter
 	duration     metric.Float64Histogram
@@ -22,7 +24,7 @@ type metrics struct {
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
 	var m metrics
-	var errs [8]error
+	var errs [10]error
 	m.events, errs[0] = meter.Int64Counter("mailriver.leadscoring.events",
 		metric.WithDescription("Canonical events folded, by outcome: scored, or why not."), metric.WithUnit("{event}"))
 	m.states, errs[1] = meter.Int64Counter("mailriver.leadscoring.states",
@@ -40,6 +42,11 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 		metric.WithDescription("Time from the begin to the end of a transaction."), metric.WithUnit("s"))
 	m.freshness, errs[7] = meter.Float64Histogram("mailriver.leadscoring.freshness",
 		metric.WithDescription("Age of the oldest event of a committed batch since its request was received."), metric.WithUnit("s"))
+	m.changes, errs[8] = meter.Int64Counter("mailriver.leadscoring.segment_changes",
+		metric.WithDescription("Segments entered or left, by segment, change and outcome: told, or of an event too old to be."),
+		metric.WithUnit("{change}"))
+	m.segments, errs[9] = meter.Int64Counter("mailriver.leadscoring.segment_failures",
+		metric.WithDescription("Conditions of segments that failed on a lead, by segment."), metric.WithUnit("{failure}"))
 	return &m, errors.Join(errs[:]...)
 }
 
@@ -54,6 +61,8 @@ func (m *metrics) transaction(ctx context.Context, committed bool, took time.Dur
 
 type signalLabel struct{ profile, stage, direction, outcome string }
 
+type changeLabel struct{ segment, change, outcome string }
+
 type ruleLabel struct{ profile, rule string }
 
 // tally is what a batch did; it is counted when the batch is committed.
@@ -61,6 +70,8 @@ type tally struct {
 	events   map[string]int64 // by outcome
 	signals  map[signalLabel]int64
 	failures map[ruleLabel]int64
+	changes  map[changeLabel]int64
+	segments map[string]int64 // failures, by segment
 	dead     map[string]int64 // by reason
 	states   int64
 	oldest   time.Time
@@ -69,6 +80,7 @@ type tally struct {
 func newTally() *tally {
 	return &tally{
 		events: map[string]int64{}, signals: map[signalLabel]int64{}, failures: map[ruleLabel]int64{}, dead: map[string]int64{},
+		changes: map[changeLabel]int64{}, segments: map[string]int64{},
 	}
 }
 
@@ -82,6 +94,13 @@ func (m *metrics) folded(ctx context.Context, t *tally, now time.Time) {
 	}
 	for l, n := range t.failures {
 		m.failures.Add(ctx, n, metric.WithAttributes(attribute.String("profile", l.profile), attribute.String("rule", l.rule)))
+	}
+	for l, n := range t.changes {
+		m.changes.Add(ctx, n, metric.WithAttributes(attribute.String("segment", l.segment), attribute.String("change", l.change),
+			attribute.String("outcome", l.outcome)))
+	}
+	for segment, n := range t.segments {
+		m.segments.Add(ctx, n, metric.WithAttributes(attribute.String("segment", segment)))
 	}
 	for reason, n := range t.dead {
 		m.deadLetters.Add(ctx, n, metric.WithAttributes(attribute.String("reason", reason)))

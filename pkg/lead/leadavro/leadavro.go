@@ -1,10 +1,11 @@
-// Package leadavro turns the state of a lead and its signals into Avro and back:
-// the tables between package lead and its schemas.
+// Package leadavro turns the state of a lead, its signals and its changes of
+// segments into Avro and back: the tables between package lead and its schemas.
 //
 // How records are coded is the business of package avro.
 package leadavro
 
 import (
+	"strconv"
 	"time"
 
 	"mailriver/pkg/avro"
@@ -19,6 +20,7 @@ type Record struct {
 	lead.State
 	Standings []lead.Standing // for readers without the profiles
 	Rules     string          // fingerprint of the profiles that made them
+	Segments  []lead.Membership
 
 	broken error // why the state could not be read
 }
@@ -37,6 +39,23 @@ type Signal struct {
 	URL        string
 }
 
+// Reasons of a [Change].
+const (
+	BecauseEvent = "event"
+	BecauseTime  = "time" // it would be so without the event
+)
+
+// Change is the value of a record of the segments topic.
+type Change struct {
+	ID        event.ID
+	Recipient string
+	Segment   string
+	Entered   bool // false is left
+	At        time.Time
+	Because   string
+	EventID   event.ID // at which it was found
+}
+
 type (
 	// Encoder writes scores.
 	Encoder = avro.Encoder[Record]
@@ -46,6 +65,10 @@ type (
 	SignalEncoder = avro.Encoder[Signal]
 	// SignalDecoder reads signals.
 	SignalDecoder = avro.Decoder[Signal]
+	// ChangeEncoder writes changes of segments.
+	ChangeEncoder = avro.Encoder[Change]
+	// ChangeDecoder reads changes of segments.
+	ChangeDecoder = avro.Decoder[Change]
 )
 
 // NewSignal returns the signal of a crossing by an event. Its id is the same
@@ -56,6 +79,14 @@ func NewSignal(e *event.Event, c lead.Crossing) Signal {
 		Crossing: c, OccurredAt: e.OccurredAt, EventID: e.ID, EventType: e.Type, Provider: e.Provider, Source: e.Source,
 		CampaignID: e.CampaignID, URL: e.URL,
 	}
+}
+
+// NewChange gives a change its id, which is computed from the others of its
+// values but the reason. An event alone would not do: one that is corrected can
+// be where the same is found again.
+func NewChange(c Change) Change {
+	c.ID = event.NewID("segment", c.Segment, c.Recipient, Move(c.Entered), c.EventID.String(), strconv.FormatInt(c.At.UnixMicro(), 10))
+	return c
 }
 
 // NewEncoder returns the encoder for this build's schema of a score and its
@@ -69,11 +100,11 @@ func NewDecoder(registry avro.Schemas) *Decoder {
 	return avro.NewDecoder(registry, fields(), check)
 }
 
-// NewHeadDecoder returns a decoder that leaves the contributions and deliveries
-// out, for whoever wants the standings of many.
+// NewHeadDecoder returns a decoder that leaves the contributions deliveries
+// and segments out, for whoever wants the standings of many.
 func NewHeadDecoder(registry avro.Schemas) *Decoder {
 	head := fields()
-	for _, name := range []string{"updated_at", "state"} {
+	for _, name := range []string{"updated_at", "state", "segments"} {
 		delete(head, name)
 	}
 	return avro.NewDecoder(registry, head, check).Partial()
@@ -105,6 +136,22 @@ func NewSignalDecoder(registry avro.Schemas) *SignalDecoder {
 	})
 }
 
+// NewChangeEncoder returns the encoder for this build's schema of a change of
+// segment and its registered id.
+func NewChangeEncoder(id int) (*ChangeEncoder, error) {
+	return avro.NewEncoder(schemas.SegmentV1, id, changeFields())
+}
+
+// NewChangeDecoder returns the decoder of changes of segments.
+func NewChangeDecoder(registry avro.Schemas) *ChangeDecoder {
+	return avro.NewDecoder(registry, changeFields(), func(c *Change) error {
+		if c.ID.IsZero() {
+			return fault.Permanentf(fault.BadAvro, "change_id is missing or no UUID")
+		}
+		return nil
+	})
+}
+
 func fields() avro.Fields[Record] {
 	return avro.Fields[Record]{
 		"recipient": avro.Text(func(r *Record) *string { return &r.Recipient }),
@@ -124,6 +171,10 @@ func fields() avro.Fields[Record] {
 			"at":      avro.ZeroableInstant(func(s *lead.Standing) *time.Time { return &s.At }),
 		}),
 		"rules": avro.Text(func(r *Record) *string { return &r.Rules }),
+		"segments": avro.Records(func(r *Record) *[]lead.Membership { return &r.Segments }, avro.Fields[lead.Membership]{
+			"segment": avro.Text(func(m *lead.Membership) *string { return &m.Segment }),
+			"since":   avro.ZeroableInstant(func(m *lead.Membership) *time.Time { return &m.Since }),
+		}),
 		"state": {
 			Get: func(r *Record) any { return pack(&r.State) },
 			Set: func(r *Record, v any) {
@@ -154,6 +205,29 @@ func signalFields() avro.Fields[Signal] {
 		"campaign_id": avro.Text(func(s *Signal) *string { return &s.CampaignID }),
 		"url":         avro.Text(func(s *Signal) *string { return &s.URL }),
 	}
+}
+
+func changeFields() avro.Fields[Change] {
+	return avro.Fields[Change]{
+		"change_id": id(func(c *Change) *event.ID { return &c.ID }),
+		"recipient": avro.Text(func(c *Change) *string { return &c.Recipient }),
+		"segment":   avro.Text(func(c *Change) *string { return &c.Segment }),
+		"change": {
+			Get: func(c *Change) any { return Move(c.Entered) },
+			Set: func(c *Change, v any) { c.Entered = v == Move(true) },
+		},
+		"at":       avro.Instant(func(c *Change) *time.Time { return &c.At }),
+		"because":  avro.Text(func(c *Change) *string { return &c.Because }),
+		"event_id": id(func(c *Change) *event.ID { return &c.EventID }),
+	}
+}
+
+// Move is the word for what a change does.
+func Move(entered bool) string {
+	if entered {
+		return "entered"
+	}
+	return "left"
 }
 
 // Direction is the word for a crossing's direction.

@@ -29,6 +29,8 @@ func (r registry) SchemaByID(context.Context, int) (sr.Schema, error) {
 	return sr.Schema{Schema: string(r)}, nil
 }
 
+const day = 24 * time.Hour
+
 var start = time.Date(2026, 3, 1, 12, 0, 0, 123_456_000, time.UTC)
 
 func encode(t testing.TB, r leadavro.Record) []byte {
@@ -76,7 +78,7 @@ func TestRecord_roundTrip(t *testing.T) {
 	for _, size := range []int{0, 1, 2, 5, 64, 1000} {
 		want := leadavro.Record{State: random(r, size), Rules: "fingerprint", Standings: []lead.Standing{
 			{Profile: "marketing", Score: 1.0 / 3, Stage: "hot", At: start}, {Profile: "success"},
-		}}
+		}, Segments: []lead.Membership{{Segment: "fading", Since: start}, {Segment: "sales-ready", Since: start.Add(-day)}}}
 		value := encode(t, want)
 		got, err := decode(t, value)
 		if err != nil {
@@ -102,12 +104,14 @@ func TestRecord_bytes(t *testing.T) {
 	}, Deliveries: []lead.Delivery{{Message: 4, At: time.UnixMicro(2).UTC()}}}
 	got := hex.EncodeToString(encode(t, leadavro.Record{
 		State: st, Rules: "f", Standings: []lead.Standing{{Profile: "p", Score: 1, Stage: "s", At: time.UnixMicro(9).UTC()}},
+		Segments: []lead.Membership{{Segment: "g", Since: time.UnixMicro(8).UTC()}},
 	}))
 	want := strings.Join([]string{
 		"00", "00000007", // schema 7
 		"0e" + hex.EncodeToString([]byte("j@e.org")), "12", // updated at 9
 		"02", "0270", "000000000000f03f", "0273", "12", "00", // one standing
-		"0266",                                             // fingerprint
+		"0266",                   // fingerprint
+		"02", "0267", "10", "00", // one segment
 		"e201",                                             // 113 bytes
 		"01",                                               // version
 		"01", "07" + hex.EncodeToString([]byte("clicked")), // types
@@ -213,6 +217,40 @@ func TestSignal_roundTrip(t *testing.T) {
 		}
 	}
 	if _, err := leadavro.NewSignalDecoder(registry(schemas.LeadSignalV1)).Decode(t.Context(), nil); err == nil {
+		t.Error("Decode(nothing) = nil, want an error")
+	}
+}
+
+func TestChange_roundTrip(t *testing.T) {
+	encoder, err := leadavro.NewChangeEncoder(4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := leadavro.Change{
+		Recipient: "jane@example.com", Segment: "fading", Entered: true, At: start, Because: leadavro.BecauseTime, EventID: event.ID{1},
+	}
+	left, later, another, other := one, one, one, one
+	left.Entered = false
+	later.At = start.Add(time.Microsecond) // found again at the same event, once corrected
+	another.EventID, another.Because = event.ID{2}, leadavro.BecauseEvent
+	other.Segment = "sales-ready"
+	seen := map[event.ID]bool{}
+	for _, c := range []leadavro.Change{one, left, later, another, other} {
+		want := leadavro.NewChange(c)
+		if seen[want.ID] || want.ID.IsZero() || want != leadavro.NewChange(c) {
+			t.Errorf("the id of %+v is that of another, or not always the same", c)
+		}
+		seen[want.ID] = true
+		value, err := encoder.Append(nil, &want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := leadavro.NewChangeDecoder(registry(schemas.SegmentV1)).Decode(t.Context(), value)
+		if err != nil || got != want {
+			t.Errorf("a change is read as\n%+v (%v), want\n%+v", got, err, want)
+		}
+	}
+	if _, err := leadavro.NewChangeDecoder(registry(schemas.SegmentV1)).Decode(t.Context(), nil); err == nil {
 		t.Error("Decode(nothing) = nil, want an error")
 	}
 }

@@ -7,6 +7,8 @@
 // then brings ClickHouse to the latest revisions, a month at a time, by swapping
 // partitions, so that no query of one table and month sees some old and some new
 // rows. [Replay.Events] brings ClickHouse to the canonical topic as it is.
+// [Rewind] sets a consumer back whose state is a function of the set of events,
+// so that it reads events again.
 //
 // Guarantees: nothing that was published is taken back. An interrupted replay is
 // completed by the same one again: what is done is recognized by comparing, there
@@ -14,9 +16,9 @@
 // others fail. The loader and the normalizer may run meanwhile; the loader waits
 // while a month is swapped.
 //
-// Outside effects stay off, because there are none yet: nothing that consumes the
-// canonical topic calls anybody outside. A consumer that does must leave out
-// events with a revision above 0.
+// Outside effects stay off. The package calls nobody, and what it publishes has a
+// revision above 0, of which no consumer makes a signal. What a rewound consumer
+// reads again it knows already.
 //
 // Memory: about 150 bytes for each event in the time that is replayed, and the
 // dedup window before it. The package parses no provider's payload and knows no
@@ -27,8 +29,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -337,27 +337,10 @@ func (r *Replay) wait(ctx context.Context, pause time.Duration, ask func() (reas
 	}
 }
 
-// Consumers are the names that [Replay.Events] knows.
-func Consumers() []string { return []string{"loader"} }
-
-// ErrUnknownConsumer is an error of the caller.
-var ErrUnknownConsumer = errors.New("consumer is not known")
-
-// CheckConsumer reports a name that is not in [Consumers].
-func CheckConsumer(name string) error {
-	if !slices.Contains(Consumers(), name) {
-		return fmt.Errorf("%w: %q; the state of these can be rebuilt: %s", ErrUnknownConsumer, name, strings.Join(Consumers(), ", "))
-	}
-	return nil
-}
-
-// Events brings the state of a consumer to the canonical topic: for the loader,
-// each event published since a moment is in ClickHouse once, in its latest
-// revision. Rows of events that were published before stay as they are.
-func (r *Replay) Events(ctx context.Context, consumer string, from kafka.Moment) (Report, error) {
-	if err := CheckConsumer(consumer); err != nil {
-		return Report{}, err
-	}
+// Events brings ClickHouse to the canonical topic: each event published since a
+// moment is in it once, in its latest revision. Rows of events that were published
+// before stay as they are.
+func (r *Replay) Events(ctx context.Context, from kafka.Moment) (Report, error) {
 	report := Report{Fields: map[string]int64{}}
 	err := r.events(ctx, from, &report)
 	if err != nil {

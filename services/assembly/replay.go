@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -12,6 +14,7 @@ import (
 	"mailriver/pkg/avro"
 	"mailriver/pkg/esp/all"
 	"mailriver/pkg/eventavro"
+	"mailriver/pkg/kafka"
 	"mailriver/pkg/replay"
 	"mailriver/schemas"
 	"mailriver/services/normalizer"
@@ -55,6 +58,50 @@ func Replay(
 		return nil, nil, errors.Join(err, client.Close())
 	}
 	return r, client.Close, nil
+}
+
+// ReplayLoader is the consumer whose state is in ClickHouse: a [Replay] brings it
+// to the canonical topic. Every other one of [ReplayConsumers] is rewound.
+const ReplayLoader = "loader"
+
+// ReplayConsumers returns the names of the consumers whose state can be rebuilt.
+// The rates of the suppression service are not among them: counters that are
+// counted again are wrong.
+func ReplayConsumers() []string {
+	names := []string{ReplayLoader}
+	for _, g := range (Config{}).rewindable() {
+		names = append(names, g.Consumer)
+	}
+	return names
+}
+
+// CheckConsumer reports a name that is not in [ReplayConsumers].
+func CheckConsumer(name string) error {
+	if known := ReplayConsumers(); !slices.Contains(known, name) {
+		return fmt.Errorf("consumer: is %q; the state of these can be rebuilt: %s", name, strings.Join(known, ", "))
+	}
+	return nil
+}
+
+// rewindable are the consumers whose state is a function of the set of events.
+func (c Config) rewindable() []replay.Group {
+	events := c.Kafka.Topics().Events
+	return []replay.Group{
+		{Consumer: "suppression", Name: c.Suppression.Group, Topic: events},
+		{Consumer: "leadscoring", Name: c.Leadscoring.Group, Topic: events},
+	}
+}
+
+// Rewind sets a consumer back to a moment. It must not be running.
+func Rewind(
+	ctx context.Context, p *Process, consumer string, from kafka.Moment, wait time.Duration,
+) ([]replay.Rewound, error) {
+	for _, g := range p.Config.rewindable() {
+		if g.Consumer == consumer {
+			return replay.Rewind(ctx, p.Clients, g, from, wait)
+		}
+	}
+	return nil, CheckConsumer(consumer)
 }
 
 // canonical is the part of a transform that a replay wants: the events.

@@ -674,14 +674,31 @@ func testReplayLoaderBehind(t *testing.T, server string) {
 	r.want(revised, "[[1 1 0]]")
 }
 
+func TestCheckConsumer(t *testing.T) {
+	want := []string{"loader", "suppression", "leadscoring"}
+	if got := ReplayConsumers(); !slices.Equal(got, want) {
+		t.Errorf("ReplayConsumers() = %v, want %v", got, want)
+	}
+	for _, name := range want {
+		if err := CheckConsumer(name); err != nil {
+			t.Errorf("CheckConsumer(%q) = %v, want nil", name, err)
+		}
+	}
+	if err := CheckConsumer("nobody"); err == nil || !strings.Contains(err.Error(), strings.Join(want, ", ")) {
+		t.Errorf("CheckConsumer(nobody) = %v, want an error with the known ones", err)
+	}
+	for _, g := range DefaultConfig().rewindable() {
+		if g.Name == "" || g.Topic != "email.events.v1" {
+			t.Errorf("rewindable() has %+v, want a group and the canonical topic", g)
+		}
+	}
+}
+
 func testReplayEvents(t *testing.T, server string) {
 	r := newRiver(t, server)
 	r.startLoader()
 	r.receiveAll()
 	r.loaded(360)
-	if _, err := r.replay().Events(t.Context(), "nobody", kafka.Start()); !errors.Is(err, replay.ErrUnknownConsumer) || !strings.Contains(err.Error(), "loader") {
-		t.Errorf("Events() of an unknown consumer = %v, want the known ones", err)
-	}
 	if _, err := r.replay().Raw(t.Context(), everything()); err != nil {
 		t.Fatal(err)
 	}
@@ -699,7 +716,7 @@ func testReplayEvents(t *testing.T, server string) {
 	if r.value(rows) == "[[400 400 400]]" {
 		t.Fatal("nothing was damaged")
 	}
-	report, err := r.replay().Events(t.Context(), "loader", kafka.Start())
+	report, err := r.replay().Events(t.Context(), kafka.Start())
 	if err != nil {
 		t.Fatal(err)
 	}

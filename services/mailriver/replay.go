@@ -106,30 +106,65 @@ func (c *command) replayEvents() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Rebuild the state of one consumer from the canonical topic",
-		Long: "Rebuilds what a consumer made of the canonical topic: for the loader, the rows in ClickHouse of every\n" +
-			"event published since --from, each once and in its latest revision, and the roll-up of each month\n" +
-			"that they are in. Rows of events that were published before stay as they are.\n\n" +
-			"The consumers are: " + strings.Join(replay.Consumers(), ", ") + ".",
-		Example: "  mailriver replay events --consumer loader --from 48h",
-		Args:    cobra.NoArgs,
+		Long: "Rebuilds what a consumer made of the canonical topic.\n\n" +
+			"For the loader: the rows in ClickHouse of every event published since --from, each once and in its\n" +
+			"latest revision, and the roll-up of each month that they are in. Rows of events that were published\n" +
+			"before stay as they are. The loader must run.\n\n" +
+			"For suppression and leadscoring: sets their group back to --from. They must not run, and read the\n" +
+			"events again when they are started. What they know already changes nothing, and signals nothing.\n\n" +
+			"The consumers are: " + strings.Join(assembly.ReplayConsumers(), ", ") + ".",
+		Example: "  mailriver replay events --consumer loader --from 48h\n" +
+			"  mailriver replay events --consumer leadscoring --from start",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			format, from, err := flags.parse()
 			if err == nil {
-				err = replay.CheckConsumer(consumer)
+				err = assembly.CheckConsumer(consumer)
 			}
 			if err != nil {
 				return usageError{cmd.CommandPath(), err}
 			}
+			if consumer != assembly.ReplayLoader {
+				return c.rewind(cmd, consumer, from, flags.wait, format)
+			}
 			return c.withReplay(cmd, flags.wait, func(r *replay.Replay) error {
-				report, err := r.Events(cmd.Context(), consumer, from)
+				report, err := r.Events(cmd.Context(), from)
 				return errors.Join(err, writeReplay(cmd.OutOrStdout(), cmd.ErrOrStderr(), format, report))
 			})
 		},
 	}
 	flags.add(cmd, `events published from: "start", a duration ago (48h) or a time (RFC 3339)`)
-	cmd.Flags().StringVar(&consumer, "consumer", "", "whose state: "+strings.Join(replay.Consumers(), ", "))
+	cmd.Flags().StringVar(&consumer, "consumer", "", "whose state: "+strings.Join(assembly.ReplayConsumers(), ", "))
 	_ = cmd.MarkFlagRequired("consumer") // it was added the line before
 	return cmd
+}
+
+// rewind sets a consumer back, and says how much it will read again.
+func (c *command) rewind(
+	cmd *cobra.Command, consumer string, from kafka.Moment, wait time.Duration, format terminal.Format,
+) (err error) {
+	process, err := c.open(cmd, "cli")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, process.Close(context.WithoutCancel(cmd.Context()))) }()
+	rewound, err := assembly.Rewind(cmd.Context(), process, consumer, from, wait)
+	if err != nil {
+		return err
+	}
+	list := terminal.List{Columns: []string{"partition", "from", "was"}}
+	var offsets int64
+	for _, r := range rewound {
+		list.Rows = append(list.Rows, []any{r.Partition, r.From, r.Was})
+		offsets += r.Was - r.From
+	}
+	err = terminal.Write(cmd.OutOrStdout(), format, list)
+	if len(rewound) == 0 {
+		_, told := fmt.Fprintf(cmd.ErrOrStderr(), "nothing to read again: %s is not behind that moment\n", consumer)
+		return errors.Join(err, told)
+	}
+	_, told := fmt.Fprintf(cmd.ErrOrStderr(), "start `mailriver %s`: it reads %d offsets again\n", consumer, offsets)
+	return errors.Join(err, told)
 }
 
 // withReplay calls f with a replay, and shows how far it is.

@@ -29,7 +29,7 @@ CHDB_PLATFORM      := $(CHDB_$(shell uname -s)_$(shell uname -m))
 CHDB_STAMP         := .chdb/$(CHDB_VERSION)
 CHDB_LIBRARY        = $${MAILRIVER_CHDB_LIBRARY:-$$(ls -d $(CURDIR)/.chdb/node_modules/@chdb/lib-$(CHDB_PLATFORM)/libchdb.*)}
 
-.PHONY: help build chdb kafka-jars kafka run demo test test-kafka chaos outage bench-memory bench-suppression lint fmt golden generate fuzz check clean
+.PHONY: help build chdb kafka-jars kafka run demo test test-kafka chaos outage bench-memory bench-suppression bench-leadscoring lint fmt golden generate fuzz check clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,11 @@ bench-memory: kafka-jars chdb build ## Peak memory of normalizer and loader at b
 
 bench-suppression: ## Look-ups of the suppression list, its size, restart and rebuild, with ENTRIES addresses (a million)
 	MAILRIVER_BENCH_ENTRIES=$(ENTRIES) go test -run '^$$' -bench '^BenchmarkSuppression$$' -benchtime 1x -timeout 2h ./services/suppression
+
+bench-leadscoring: ## Events scored a second on one core, end to end, and the local copy with LEADS recipients (a million)
+	GOMAXPROCS=1 go test -run '^$$' -bench '^BenchmarkFold$$' -benchtime 3x ./services/leadscoring
+	go test -run '^$$' -bench '^BenchmarkEndToEnd$$' -benchtime 2x -timeout 1h ./services/leadscoring
+	MAILRIVER_BENCH_LEADS=$(LEADS) go test -run '^$$' -bench '^BenchmarkCopy$$' -benchtime 1x -timeout 2h ./services/leadscoring
 
 lint: bin/golangci-lint ## Formatting, vet, linters, import rules of .golangci.yml
 	bin/golangci-lint run ./...

@@ -98,7 +98,7 @@ func TestService_segments(t *testing.T) {
 		t.Errorf("changes = %q, want %q", got, want)
 	}
 	if !slices.Equal(in(record), []string{"busy"}) || time.Since(record.Segments[0].Since).Abs() > time.Hour {
-		t.Errorf("the record of jane has the segments %+v, want busy since now", record.Segments)
+		t.Fatalf("the record of jane has the segments %+v, want busy since now", record.Segments)
 	}
 	since := record.Segments[0].Since
 	first.stop()

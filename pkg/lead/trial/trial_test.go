@@ -71,8 +71,12 @@ func TestTrial(t *testing.T) {
 		t.Errorf("moves = %q, want %q", moves, want)
 	}
 	want := []trial.Stage{
-		{"default", "", 2, 1}, {"default", "warm", 2, 1}, {"default", "hot", 0, 2},
-		{"success", "", 4, 1}, {"success", "warm", 0, 1}, {"success", "hot", 0, 2},
+		{"default", "", 2, 1},
+		{"default", "warm", 2, 1},
+		{"default", "hot", 0, 2},
+		{"success", "", 4, 1},
+		{"success", "warm", 0, 1},
+		{"success", "hot", 0, 2},
 	}
 	if !reflect.DeepEqual(r.Stages, want) {
 		t.Errorf("stages = %+v, want %+v", r.Stages, want)

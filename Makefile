@@ -71,7 +71,8 @@ test-kafka: kafka-jars chdb ## Component tests on Apache Kafka, or on the broker
 	go build -o bin/kafka ./services/e2e/kafka
 	MAILRIVER_REQUIRE=clickhouse,kafka MAILRIVER_KAFKA_JARS=$(CURDIR)/.kafka/jars \
 	$(if $(KAFKA_BROKERS),,bin/kafka -port 0 -brokers $(BROKERS) -heap $(HEAP)) \
-	go test -p 1 -timeout 15m ./pkg/kafka/... ./pkg/pending/... ./pkg/replica/... ./services/normalizer/... ./services/loader/... ./services/leadscoring/deliver/...
+	go test -p 1 -timeout 15m ./pkg/kafka/... ./pkg/pending/... ./pkg/replica/... ./pkg/replay/... ./services/normalizer/... \
+	  ./services/loader/... ./services/suppression/... ./services/leadscoring/...
 
 chaos: kafka-jars chdb build ## EVENTS events while KILLS times something is killed, paused or restarted; REPORT=FILE
 	go build -o bin/chaos ./services/e2e/chaos

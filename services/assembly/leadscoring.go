@@ -2,6 +2,7 @@ package assembly
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -63,7 +64,7 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 			return p.Clients.Session(cfg.Group, transactionalID, []string{topics.Events}, opts...)
 		},
 		Reader: p.Clients.Reader, Admin: p.Clients.Admin, Schemas: registry, Scores: scores, Signals: signals, Changes: changes,
-		Deliveries: deliveries{deliver.Book{Clients: p.Clients, Topics: topics, Now: time.Now}},
+		Deliveries: deliveries{deliver.Book{Clients: p.Clients, Topics: topics, Now: time.Now}, log},
 		Topics:     topics, Dir: p.Config.dir("leadscoring"),
 		Meter: p.Telemetry.Meter.Meter("mailriver/services/leadscoring"), Logger: log, Now: time.Now,
 	})
@@ -91,7 +92,10 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 }
 
 // deliveries gives the API its view of the deliveries topic.
-type deliveries struct{ book deliver.Book }
+type deliveries struct {
+	book deliver.Book
+	log  *slog.Logger
+}
 
 var deliveryCursor = api.Cursors{List: "deliveries", Version: 1} //nolint:gochecknoglobals // a constant, if structs could be
 
@@ -112,7 +116,9 @@ func (d deliveries) List(ctx context.Context, q leadscoring.DeliveryQuery) (lead
 	afterTime, afterID, following := strings.Cut(string(position), " ")
 	list, _, err := d.book.List(ctx, filter)
 	if err != nil {
-		return leadapi.DeliveryPage{}, err
+		// The book is in Kafka: there is nothing else that can fail here.
+		d.log.WarnContext(ctx, "deliveries cannot be read", "err", err)
+		return leadapi.DeliveryPage{}, api.Unavailable(5*time.Second, "Kafka does not tell the deliveries now")
 	}
 	page := leadapi.DeliveryPage{}
 	for i := range list {

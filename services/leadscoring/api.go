@@ -109,9 +109,16 @@ func getLead(s *Service, l *leads, c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	answer := leadapi.Lead{Address: given, Profiles: []leadapi.Standing{}}
-	for _, at := range l.rules.StandingsAt(&state, s.deps.Now()) {
+	answer := leadapi.Lead{Address: given, Profiles: []leadapi.Standing{}, Segments: []string{}}
+	now := s.deps.Now()
+	for _, at := range l.rules.StandingsAt(&state, now) {
 		answer.Profiles = append(answer.Profiles, standing(at))
+	}
+	// As of now, and not of the last change that was told. Who was never heard
+	// of is in none.
+	if len(state.Contributions) > 0 || len(state.Deliveries) > 0 {
+		names, _ := s.segments.Evaluate(&state, now) // a condition that fails has nobody in it
+		answer.Segments = append(answer.Segments, names...)
 	}
 	if answer.AsOf, err = l.current(); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"mailriver/pkg/event"
 	"mailriver/pkg/kafka/kafkatest"
 	"mailriver/pkg/lead"
+	"mailriver/pkg/lead/leadapi"
 	"mailriver/pkg/lead/leadavro"
 	"mailriver/services/leadscoring"
 )
@@ -189,5 +190,25 @@ func TestConfig_segments(t *testing.T) {
 	want := `segments[1].when: there is no profile "marketing"`
 	if err := cfg.Validate(); err == nil || err.Error() != want {
 		t.Errorf("Validate() = %v, want %s", err, want)
+	}
+}
+
+// Asked about a lead, the segments are those of now: time alone ends one, though
+// no change was told.
+func TestAPI_leadSegments(t *testing.T) {
+	c := kafkatest.New(t)
+	recent := lead.Segment{Name: "recent", When: `clicks_30d >= 1`}
+	i := start(t, c, "a", t.TempDir(), with(0, recent))
+	produce(t, c, click("1", "jane@example.com", 1))
+	within(t, "in the segment", func() bool {
+		return slices.Equal(answer[leadapi.Lead](i, "/v1/leads/jane@example.com").Segments, []string{"recent"})
+	})
+	if nobody := answer[leadapi.Lead](i, "/v1/leads/nobody@example.com").Segments; len(nobody) != 0 {
+		t.Errorf("segments of one who was never heard of = %q, want none", nobody)
+	}
+	i.stop()
+	later := start(t, c, "a", t.TempDir(), with(40*24*time.Hour, recent))
+	if got := answer[leadapi.Lead](later, "/v1/leads/jane@example.com").Segments; len(got) != 0 {
+		t.Errorf("segments 40 days later = %q, want none", got)
 	}
 }

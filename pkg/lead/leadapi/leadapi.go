@@ -15,7 +15,8 @@ import (
 type Lead struct {
 	Address  string     `json:"address"` // as it was asked for
 	Profiles []Standing `json:"profiles"`
-	AsOf     time.Time  `json:"as_of"` // the answer is not older than this
+	Segments []string   `json:"segments"` // those whose condition holds now
+	AsOf     time.Time  `json:"as_of"`    // the answer is not older than this
 }
 
 // Standing is where a recipient stands in one profile.

@@ -49,16 +49,21 @@ func benchCount(b *testing.B) int {
 	return n
 }
 
-func filled(b *testing.B, n int) *Copy {
-	b.Helper()
-	dir := b.TempDir()
-	cfg := Config{Topic: "bench", Dir: dir, Prefixed: true}
-	deps := Deps{
+// unfollowed are the collaborators of a copy that is never Run.
+func unfollowed() Deps {
+	return Deps{
 		Map:    func(*kgo.Record) (key, value []byte, err error) { return nil, nil, nil },
 		Reader: func(...kgo.Opt) (*kgo.Client, error) { return nil, ErrClosed },
+		Admin:  (&kafka.Clients{}).Admin,
 		Meter:  metricnoop.Meter{}, Logger: slog.New(slog.DiscardHandler), Now: time.Now,
 	}
-	deps.Admin = (&kafka.Clients{}).Admin
+}
+
+func filled(b *testing.B, n int, filter bool) *Copy {
+	b.Helper()
+	dir := b.TempDir()
+	cfg := Config{Topic: "bench", Dir: dir, Prefixed: true, Filter: filter}
+	deps := unfollowed()
 	c, err := Open(cfg, deps)
 	if err != nil {
 		b.Fatal(err)
@@ -83,7 +88,13 @@ func filled(b *testing.B, n int) *Copy {
 	if c, err = Open(cfg, deps); err != nil {
 		b.Fatal(err)
 	}
-	b.Logf("%d entries: written in %s, opened again in %s, %d MB on disk", n, wrote, time.Since(begun), diskBytes(b, dir)>>20)
+	opened := time.Since(begun)
+	begun = time.Now()
+	if err := c.store.learn(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	b.Logf("%d entries: written in %s, opened again in %s, filter %t made in %s, %d MB on disk",
+		n, wrote, opened, filter, time.Since(begun), diskBytes(b, dir)>>20)
 	b.Cleanup(func() {
 		if err := c.Close(); err != nil {
 			b.Error(err)
@@ -113,7 +124,12 @@ func diskBytes(b *testing.B, dir string) (total int64) {
 // BenchmarkLookup asks for 10,000 prefixes, of which one in twenty has an entry.
 func BenchmarkLookup(b *testing.B) {
 	n := benchCount(b)
-	c := filled(b, n)
+	for _, filter := range []bool{false, true} {
+		b.Run(fmt.Sprintf("filter %t", filter), func(b *testing.B) { lookups(b, filled(b, n, filter), n) })
+	}
+}
+
+func lookups(b *testing.B, c *Copy, n int) {
 	const asked = 10_000
 	for _, one := range []int{20, 1} {
 		b.Run(fmt.Sprintf("one in %d present", one), func(b *testing.B) {
@@ -144,7 +160,7 @@ func BenchmarkLookup(b *testing.B) {
 // BenchmarkGet asks for one key at a time.
 func BenchmarkGet(b *testing.B) {
 	n := benchCount(b)
-	c := filled(b, n)
+	c := filled(b, n, false) // which Get does not ask
 	for _, absent := range []int{0, n} {
 		b.Run(fmt.Sprintf("absent %t", absent > 0), func(b *testing.B) {
 			keys := make([][]byte, 100_000)

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type store struct {
 	// writing is held by a batch of the topic, and by a sweep from its look at
 	// an entry to its deletion: the topic may bring a newer one between them.
 	writing sync.Mutex
+
+	filter atomic.Pointer[filter] // nil: all look-ups ask Pebble
 }
 
 // Keys of the store: entries behind 'e', positions by partition behind 'p', and
@@ -83,6 +86,9 @@ func openStore(cfg Config, log *slog.Logger) (*store, error) {
 			cfg.Dir, err)
 	}
 	s := &store{db: db}
+	if cfg.Filter {
+		s.filter.Store(newFilter(cfg.Prefixed))
+	}
 	if err := s.identify(cfg.Topic + "\n" + cfg.Format); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -201,7 +207,29 @@ func (s *store) discard(id kadm.TopicID, now time.Time) error {
 	if err == nil {
 		err = batch.Commit(pebble.NoSync)
 	}
+	if full := s.filter.Load(); full != nil && err == nil {
+		empty := newFilter(full.prefixed)
+		empty.complete.Store(true)
+		s.filter.Store(empty)
+	}
 	return storeFailure(err)
+}
+
+// learn completes the filter of a store that was opened with entries. Those that
+// are applied meanwhile are added by apply.
+func (s *store) learn(ctx context.Context) error {
+	f := s.filter.Load()
+	if f == nil || f.complete.Load() {
+		return nil
+	}
+	err := s.scan([]byte{spaceEntry}, []byte{spaceEntry + 1}, func(key, _ []byte) bool {
+		f.add(key[1:])
+		return ctx.Err() == nil
+	})
+	if err == nil && ctx.Err() == nil {
+		f.complete.Store(true)
+	}
+	return err
 }
 
 // entry is what Map made of a record. An empty key is nothing.
@@ -254,6 +282,7 @@ func (s *store) apply(mapped []entry, positions map[int32]int64) (applied int, e
 	}
 	batch := s.db.NewBatchWithSize(size)
 	defer func() { _ = batch.Close() }() // in memory only
+	filter := s.filter.Load()
 	for i := range mapped {
 		e := &mapped[i]
 		switch {
@@ -268,6 +297,7 @@ func (s *store) apply(mapped []entry, positions map[int32]int64) (applied int, e
 			putKey(op.Key, e.key)
 			copy(op.Value, e.value)
 			err = op.Finish()
+			filter.add(e.key) // before the batch can be read
 		}
 		if err != nil {
 			return 0, &storeError{err}
@@ -322,6 +352,16 @@ func (s *store) scan(from, to []byte, yield func(key, value []byte) bool) error 
 	})
 }
 
+// alive returns ErrClosed after close.
+func (s *store) alive() error {
+	s.life.RLock()
+	defer s.life.RUnlock()
+	if s.closed {
+		return ErrClosed
+	}
+	return nil
+}
+
 // read gives an iterator to use, and returns its errors.
 func (s *store) read(options *pebble.IterOptions, use func(*pebble.Iterator)) (err error) {
 	s.life.RLock()
@@ -369,6 +409,13 @@ func (c *Copy) Scan(from, to []byte, yield func(key, value []byte) bool) error {
 	return c.store.scan(entryKey(from), upper, func(key, value []byte) bool { return yield(key[1:], value) })
 }
 
+// Filtered reports that look-ups of most absent prefixes are answered from
+// memory: see Filter of [Config].
+func (c *Copy) Filtered() bool {
+	f := c.store.filter.Load()
+	return f != nil && f.complete.Load()
+}
+
 // Lookup calls yield with every entry that has one of the given prefixes, which
 // is all before the zero byte, and with the prefix's index. A copy that is not
 // Prefixed is looked up by whole keys. The order is that of the keys. The slices
@@ -377,18 +424,24 @@ func (c *Copy) Scan(from, to []byte, yield func(key, value []byte) bool) error {
 // One iterator serves all prefixes, and filters answer for most of those that
 // have no entries.
 func (c *Copy) Lookup(prefixes [][]byte, yield func(i int, key, value []byte) bool) error {
-	order := make([]int, len(prefixes))
-	for i := range order {
-		order[i] = i
+	filter := c.store.filter.Load()
+	var order []int
+	for i, prefix := range prefixes {
+		if c.cfg.Prefixed && bytes.IndexByte(prefix, 0) >= 0 {
+			continue // no prefix; the part before the zero byte is another one
+		}
+		if !filter.absent(prefix) {
+			order = append(order, i)
+		}
+	}
+	if len(order) == 0 {
+		return c.store.alive()
 	}
 	// An iterator that is sent forward starts where it stands.
 	slices.SortFunc(order, func(a, b int) int { return bytes.Compare(prefixes[a], prefixes[b]) })
 	return c.store.read(seeking(), func(iter *pebble.Iterator) {
 		key := []byte{spaceEntry}
 		for _, i := range order {
-			if c.cfg.Prefixed && bytes.IndexByte(prefixes[i], 0) >= 0 {
-				continue // no prefix; the part before the zero byte is another one
-			}
 			key = append(key[:1], prefixes[i]...)
 			for valid := iter.SeekPrefixGE(key); valid; valid = iter.Next() {
 				if !yield(i, iter.Key()[1:], iter.Value()) {

@@ -148,7 +148,7 @@ const copyFormat = "suppressions 1"
 func (s *Service) openCopy() (*replica.Copy, error) {
 	return replica.Open(replica.Config{
 		Topic: s.deps.Topics.Suppressions, Dir: filepath.Join(s.deps.Dir, "suppressions"),
-		Format: copyFormat + foldingOf(&s.cfg.Policy), Prefixed: true,
+		Format: copyFormat + foldingOf(&s.cfg.Policy), Prefixed: true, Filter: true,
 		CacheBytes: int64(s.cfg.CacheBytes), RetryWait: s.cfg.RetryWait,
 	}, replica.Deps{
 		Map:    func(r *kgo.Record) (key, value []byte, err error) { return localRecord(&s.cfg.Policy, r) },

@@ -40,7 +40,7 @@ func (t Transport) withDefaults() Transport {
 		t.Now = time.Now
 	}
 	if t.Sleep == nil {
-		t.Sleep = sleep
+		t.Sleep = httpcall.Sleep
 	}
 	if t.Jitter == nil {
 		t.Jitter = rand.Float64
@@ -57,17 +57,6 @@ func (t Transport) withDefaults() Transport {
 func setDefault[T int | int64 | time.Duration](value *T, otherwise T) {
 	if *value <= 0 {
 		*value = otherwise
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

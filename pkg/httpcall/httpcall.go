@@ -6,6 +6,7 @@
 package httpcall
 
 import (
+	"context"
 	"errors"
 	"math"
 	"net/http"
@@ -45,6 +46,18 @@ func RetryAfter(header http.Header, now time.Time) (wait time.Duration, asked bo
 		return at.Sub(now), true
 	}
 	return 0, false
+}
+
+// Sleep waits, and returns the error of ctx when that ends before.
+func Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // NoRedirects is for http.Client.CheckRedirect: an answer that redirects is the

@@ -14,6 +14,7 @@ import (
 	"mailriver/pkg/event"
 	"mailriver/pkg/eventavro"
 	"mailriver/pkg/fault"
+	"mailriver/pkg/httpcall"
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/lead/leadapi"
 )
@@ -24,7 +25,7 @@ func LeadscoringClient(cfg Config) (*leadapi.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: leadscoring_client.key: %w", ErrConfig, err)
 	}
-	c, err := leadapi.New(cfg.LeadscoringClient, apiclient.Deps{Key: key, Now: time.Now, Sleep: sleep})
+	c, err := leadapi.New(cfg.LeadscoringClient, apiclient.Deps{Key: key, Now: time.Now, Sleep: httpcall.Sleep})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, config.Prefix("leadscoring_client.", err))
 	}

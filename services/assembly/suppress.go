@@ -21,6 +21,7 @@ import (
 	"mailriver/pkg/esplist/sendgrid"
 	"mailriver/pkg/esplist/ses"
 	"mailriver/pkg/event"
+	"mailriver/pkg/httpcall"
 	"mailriver/pkg/listsync"
 	"mailriver/pkg/suppression"
 	"mailriver/pkg/suppression/client"
@@ -150,22 +151,11 @@ func SuppressionClient(cfg Config) (*client.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: suppression_client.key: %w", ErrConfig, err)
 	}
-	c, err := client.New(cfg.SuppressionClient, apiclient.Deps{Key: key, Now: time.Now, Sleep: sleep})
+	c, err := client.New(cfg.SuppressionClient, apiclient.Deps{Key: key, Now: time.Now, Sleep: httpcall.Sleep})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, config.Prefix("suppression_client.", err))
 	}
 	return c, nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // SyncOptions says what a sync does beside comparing.

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"mailriver/pkg/httpcall"
 )
 
 const (
@@ -36,7 +38,7 @@ func newFetch(extra []byte) (func(ctx context.Context, url string) ([]byte, erro
 			// Certificates are fetched once in months: no connection is worth keeping.
 			DisableKeepAlives: true,
 		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: httpcall.NoRedirects,
 	}
 	return func(ctx context.Context, address string) ([]byte, error) {
 		return fetch(ctx, client, address)
@@ -59,10 +61,7 @@ func fetch(ctx context.Context, client *http.Client, address string) ([]byte, er
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		if wrapped, ok := errors.AsType[*url.Error](err); ok {
-			err = wrapped.Err // the outer error repeats the URL
-		}
-		return nil, fmt.Errorf("fetch from %s: %w", target.Host, err)
+		return nil, fmt.Errorf("fetch from %s: %w", target.Host, httpcall.Cause(err))
 	}
 	defer func() { _ = response.Body.Close() }() // read to its end, or given up
 	if response.StatusCode != http.StatusOK {

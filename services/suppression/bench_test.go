@@ -5,18 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -30,6 +27,7 @@ import (
 	"mailriver/pkg/httpserver/api"
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/kafka/kafkatest"
+	"mailriver/pkg/measure"
 	model "mailriver/pkg/suppression"
 	"mailriver/pkg/suppression/suppressionavro"
 	"mailriver/services/suppression"
@@ -203,54 +201,34 @@ func TestBenchmarkedProcess(t *testing.T) {
 	fmt.Printf("\nmeasured: %s\n", text)
 }
 
+// must returns what package measure found.
+func must[T any](t *testing.T) func(T, error) T {
+	return func(value T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
 // resident is the resident memory of this process in MB; 0 where the system does
 // not tell.
 func resident(t *testing.T) float64 {
 	t.Helper()
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		if fields := strings.Fields(line); len(fields) > 1 && fields[0] == "VmRSS:" {
-			kb, err := strconv.Atoi(fields[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			return float64(kb) / 1024
-		}
-	}
-	return 0
+	return float64(must[int64](t)(measure.Resident())) / (1 << 20)
 }
 
 // processorTime is what this process has used. It says less about the neighbors
 // than the clock does.
 func processorTime(t *testing.T) time.Duration {
 	t.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	return must[time.Duration](t)(measure.CPU())
 }
 
 func megabytes(t *testing.T, dir string) float64 {
 	t.Helper()
-	total := int64(0)
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
-		if err == nil {
-			total += info.Size()
-		}
-		return nil // what a compaction has just deleted counts nothing
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return float64(total) / 1e6
+	return float64(must[int64](t)(measure.Disk(dir))) / 1e6
 }
 
 // discarded is an answer that nobody reads.

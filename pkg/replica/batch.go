@@ -3,10 +3,7 @@ package replica
 import (
 	"context"
 	"iter"
-	"slices"
 	"strings"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // Batch holds the entries that an owner derives anew from one batch of its
@@ -73,16 +70,4 @@ func (b *Batch[S]) Changes() iter.Seq[*Held[S]] {
 			}
 		}
 	}
-}
-
-// Inputs returns the partitions of a batch of input, for [Copy.Complete] and
-// [Copy.Intact].
-func Inputs(batch []*kgo.Record) []int32 {
-	var partitions []int32
-	for _, r := range batch {
-		if !slices.Contains(partitions, r.Partition) {
-			partitions = append(partitions, r.Partition)
-		}
-	}
-	return partitions
 }

@@ -142,6 +142,28 @@ func (c *Copy) Wrote(records []*kgo.Record) {
 	}
 }
 
+// ReadBack waits until everything in Wrote has been read back. Until then only
+// Current knows it, and not Scan and Lookup.
+func (c *Copy) ReadBack(ctx context.Context) error {
+	targets := map[int32]int64{}
+	c.mu.Lock()
+	for partition, list := range c.own.order {
+		if n := len(list); n > 0 {
+			targets[partition] = list[n-1].offset + 1
+		}
+	}
+	c.mu.Unlock()
+	return c.Reach(ctx, targets)
+}
+
+// Owns has the copy told which partitions of an input topic a group's client is
+// assigned.
+func (c *Copy) Owns(input string) kgo.GroupOpt {
+	return kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
+		c.Assigned(assigned[input])
+	})
+}
+
 // Current returns the value of a key as it is after the last Wrote.
 func (c *Copy) Current(key []byte) (value []byte, ok bool, err error) {
 	c.mu.Lock()

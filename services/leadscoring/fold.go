@@ -7,7 +7,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"mailriver/pkg/event"
-	"mailriver/pkg/fault"
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/lead"
 	"mailriver/pkg/lead/leadavro"
@@ -45,42 +44,28 @@ func (f *fold) newBatch() *batch {
 
 // handle implements the Handle of [kafka.Transactor].
 func (f *fold) handle(ctx context.Context, records []*kgo.Record) (kafka.Outcome, error) {
-	partitions := replica.Inputs(records)
-	if err := f.states.Complete(ctx, partitions); err != nil {
-		return kafka.Outcome{}, err
-	}
-	b := f.newBatch()
-	t := newTally()
-	var others []*kgo.Record // signals, changes of segments and dead letters
-	for _, r := range records {
-		told, err := f.one(ctx, b, r, t)
-		if reason, permanent := fault.Reason(err); permanent {
-			t.dead[reason]++
-			others = append(others, kafka.DeadLetter(f.deps.Topics.Dead, r, kafka.Letter{
-				Stage: stage, Origin: kafka.Origin(r), Err: err, Value: r.Value,
-			}))
-			continue
-		}
-		if err != nil {
-			return kafka.Outcome{}, fmt.Errorf("%s: %w", kafka.Origin(r), err)
-		}
-		others = append(others, told...)
-	}
-	changed, err := f.changed(b)
-	if err != nil {
-		return kafka.Outcome{}, err
-	}
-	t.states = int64(len(changed))
-	return kafka.Outcome{
-		Records: append(changed[:len(changed):len(changed)], others...),
-		Check:   func(context.Context) error { return f.states.Intact(partitions) },
-		Done: func(committed bool) {
-			if committed {
-				f.states.Wrote(changed)
-				f.metrics.folded(ctx, t, f.deps.Now())
-			}
-		},
-	}, nil
+	letters := replica.Letters{Topic: f.deps.Topics.Dead, Stage: stage}
+	return f.states.Fold(ctx, records, letters, &work{f, f.newBatch(), newTally()})
+}
+
+// work implements [replica.Folding].
+type work struct {
+	*fold
+	batch *batch
+	tally *tally
+}
+
+func (w *work) Fold(ctx context.Context, r *kgo.Record) ([]*kgo.Record, error) {
+	return w.one(ctx, w.batch, r, w.tally)
+}
+
+func (w *work) GaveUp(reason string) { w.tally.dead[reason]++ }
+
+func (w *work) Changed() ([]*kgo.Record, error) { return w.changed(w.batch) }
+
+func (w *work) Committed(ctx context.Context, changed int) {
+	w.tally.states = int64(changed)
+	w.metrics.folded(ctx, w.tally, w.deps.Now())
 }
 
 // one folds the event of one record and returns what it has to tell.

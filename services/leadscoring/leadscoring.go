@@ -159,12 +159,7 @@ func localRecord(ctx context.Context, x *index, r *kgo.Record) (key, value []byt
 }
 
 func (s *Service) open() (*kgo.GroupTransactSession, error) {
-	sess, err := s.deps.Open(
-		kgo.FetchMaxWait(s.cfg.MaxWait),
-		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
-			s.fold.states.Assigned(assigned[s.deps.Topics.Events])
-		}),
-	)
+	sess, err := s.deps.Open(kgo.FetchMaxWait(s.cfg.MaxWait), s.fold.states.Owns(s.deps.Topics.Events))
 	if err != nil {
 		return nil, err
 	}

@@ -4,13 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"mailriver/pkg/event"
 	"mailriver/pkg/eventavro"
-	"mailriver/pkg/fault"
 	"mailriver/pkg/kafka"
 	"mailriver/pkg/replica"
 	model "mailriver/pkg/suppression"
@@ -29,61 +27,39 @@ type fold struct {
 	deps        Deps
 	events      *eventavro.Decoder
 	metrics     *metrics
-
-	mu    sync.Mutex
-	wrote map[int32]int64 // behind the newest state written, by partition
 }
 
 func newFold(p *model.Policy, states *replica.Copy, deps Deps, events *eventavro.Decoder, m *metrics) *fold {
 	return &fold{
 		policy: p, fingerprint: p.Fingerprint(), states: states, whole: suppressionavro.NewDecoder(deps.Schemas),
-		deps: deps, events: events, metrics: m, wrote: map[int32]int64{},
+		deps: deps, events: events, metrics: m,
 	}
 }
 
 // handle implements the Handle of [kafka.Transactor].
 func (f *fold) handle(ctx context.Context, records []*kgo.Record) (kafka.Outcome, error) {
-	partitions := replica.Inputs(records)
-	if err := f.states.Complete(ctx, partitions); err != nil {
-		return kafka.Outcome{}, err
-	}
-	b := f.newBatch()
-	t := newTally()
-	var letters []*kgo.Record
-	for _, r := range records {
-		err := f.one(ctx, b, r, t)
-		if reason, permanent := fault.Reason(err); permanent {
-			t.dead[reason]++
-			letters = append(letters, kafka.DeadLetter(f.deps.Topics.Dead, r, kafka.Letter{
-				Stage: stage, Origin: kafka.Origin(r), Err: err, Value: r.Value,
-			}))
-			continue
-		}
-		if err != nil {
-			return kafka.Outcome{}, fmt.Errorf("%s: %w", kafka.Origin(r), err)
-		}
-	}
-	changed, err := f.records(b)
-	if err != nil {
-		return kafka.Outcome{}, err
-	}
-	t.states = int64(len(changed))
-	return kafka.Outcome{
-		Records: append(changed, letters...),
-		Check:   func(context.Context) error { return f.states.Intact(partitions) },
-		Done: func(committed bool) {
-			if !committed {
-				return
-			}
-			f.states.Wrote(changed)
-			f.mu.Lock()
-			for _, r := range changed {
-				f.wrote[r.Partition] = max(f.wrote[r.Partition], r.Offset+1)
-			}
-			f.mu.Unlock()
-			f.metrics.folded(ctx, t, f.deps.Now())
-		},
-	}, nil
+	letters := replica.Letters{Topic: f.deps.Topics.Dead, Stage: stage}
+	return f.states.Fold(ctx, records, letters, &work{f, f.newBatch(), newTally()})
+}
+
+// work implements [replica.Folding].
+type work struct {
+	*fold
+	batch *batch
+	tally *tally
+}
+
+func (w *work) Fold(ctx context.Context, r *kgo.Record) ([]*kgo.Record, error) {
+	return nil, w.one(ctx, w.batch, r, w.tally)
+}
+
+func (w *work) GaveUp(reason string) { w.tally.dead[reason]++ }
+
+func (w *work) Changed() ([]*kgo.Record, error) { return w.changed(w.batch) }
+
+func (w *work) Committed(ctx context.Context, changed int) {
+	w.tally.states = int64(changed)
+	w.metrics.folded(ctx, w.tally, w.deps.Now())
 }
 
 // one folds the event of one record. A permanent error is about the record, or
@@ -133,14 +109,8 @@ func (f *fold) has(s model.State, confirmed model.Fact) bool {
 // takeBack neutralizes what earlier revisions of a corrected event said in
 // scopes about which this one says nothing.
 func (f *fold) takeBack(ctx context.Context, b *batch, e *event.Event, placed []model.Placed) error {
-	f.mu.Lock()
-	wrote := make(map[int32]int64, len(f.wrote))
-	for partition, offset := range f.wrote {
-		wrote[partition] = offset
-	}
-	f.mu.Unlock()
 	// A look-up by prefix does not see what the copy has not read back yet.
-	if err := f.states.Reach(ctx, wrote); err != nil {
+	if err := f.states.ReadBack(ctx); err != nil {
 		return err
 	}
 	spelling := spellingPrefix(f.policy, e.RecipientNormalized)
@@ -208,8 +178,8 @@ func (f *fold) get(ctx context.Context, b *batch, of model.State) (*replica.Held
 	return h, nil
 }
 
-// records returns the states that have changed, in the order of their events.
-func (f *fold) records(b *batch) ([]*kgo.Record, error) {
+// changed returns the states that have changed, in the order of their events.
+func (f *fold) changed(b *batch) ([]*kgo.Record, error) {
 	var records []*kgo.Record
 	for h := range b.Changes() {
 		record := suppressionavro.NewRecord(h.State, f.policy, f.fingerprint)

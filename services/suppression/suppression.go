@@ -165,12 +165,7 @@ func foldingOf(p *model.Policy) string {
 }
 
 func (s *Service) open() (*kgo.GroupTransactSession, error) {
-	sess, err := s.deps.Open(
-		kgo.FetchMaxWait(s.cfg.MaxWait),
-		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, assigned map[string][]int32) {
-			s.fold.states.Assigned(assigned[s.deps.Topics.Events])
-		}),
-	)
+	sess, err := s.deps.Open(kgo.FetchMaxWait(s.cfg.MaxWait), s.fold.states.Owns(s.deps.Topics.Events))
 	if err != nil {
 		return nil, err
 	}

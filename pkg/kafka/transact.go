@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
 )
 
 // Outcome is what a handler made of the records of one transaction.
@@ -151,4 +153,21 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// TransactionMetrics counts what a [Transactor] did. Its service makes and names
+// the instruments.
+type TransactionMetrics struct {
+	Ended metric.Int64Counter     // by outcome: committed or aborted
+	Took  metric.Float64Histogram // from the begin to the end, in seconds
+}
+
+// Count is for [Transactor.OnEnd].
+func (m *TransactionMetrics) Count(ctx context.Context, committed bool, took time.Duration) {
+	outcome := "aborted"
+	if committed {
+		outcome = "committed"
+	}
+	m.Ended.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
+	m.Took.Record(ctx, took.Seconds())
 }

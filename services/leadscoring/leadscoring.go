@@ -135,7 +135,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		Handle:     s.fold.handle,
 		MaxRecords: s.cfg.MaxRecords,
 		RetryWait:  s.cfg.RetryWait,
-		OnEnd:      s.metrics.transaction,
+		OnEnd:      s.metrics.transactions.Count,
 		Logger:     s.deps.Logger,
 	}
 	return run.Group(ctx, drain,

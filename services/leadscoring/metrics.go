@@ -7,6 +7,8 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"mailriver/pkg/kafka"
 )
 
 type metrics struct {
@@ -17,8 +19,7 @@ type metrics struct {
 	changes      metric.Int64Counter
 	segments     metric.Int64Counter
 	deadLetters  metric.Int64Counter
-	transactions metric.Int64Counter
-	duration     metric.Float64Histogram
+	transactions kafka.TransactionMetrics
 	freshness    metric.Float64Histogram
 }
 
@@ -36,9 +37,9 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 		metric.WithDescription("Conditions that failed on an event, by profile and rule."), metric.WithUnit("{failure}"))
 	m.deadLetters, errs[4] = meter.Int64Counter("mailriver.leadscoring.dead_letters",
 		metric.WithDescription("Canonical records given up, by reason."), metric.WithUnit("{record}"))
-	m.transactions, errs[5] = meter.Int64Counter("mailriver.leadscoring.transactions",
+	m.transactions.Ended, errs[5] = meter.Int64Counter("mailriver.leadscoring.transactions",
 		metric.WithDescription("Transactions ended, by outcome: committed or aborted."), metric.WithUnit("{transaction}"))
-	m.duration, errs[6] = meter.Float64Histogram("mailriver.leadscoring.transaction.duration",
+	m.transactions.Took, errs[6] = meter.Float64Histogram("mailriver.leadscoring.transaction.duration",
 		metric.WithDescription("Time from the begin to the end of a transaction."), metric.WithUnit("s"))
 	m.freshness, errs[7] = meter.Float64Histogram("mailriver.leadscoring.freshness",
 		metric.WithDescription("Age of the oldest event of a committed batch since its request was received."), metric.WithUnit("s"))
@@ -48,15 +49,6 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.segments, errs[9] = meter.Int64Counter("mailriver.leadscoring.segment_failures",
 		metric.WithDescription("Conditions of segments that failed on a lead, by segment."), metric.WithUnit("{failure}"))
 	return &m, errors.Join(errs[:]...)
-}
-
-func (m *metrics) transaction(ctx context.Context, committed bool, took time.Duration) {
-	outcome := "aborted"
-	if committed {
-		outcome = "committed"
-	}
-	m.transactions.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
-	m.duration.Record(ctx, took.Seconds())
 }
 
 type signalLabel struct{ profile, stage, direction, outcome string }

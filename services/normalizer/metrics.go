@@ -16,8 +16,7 @@ type metrics struct {
 	events       metric.Int64Counter
 	duplicates   metric.Int64Counter
 	deadLetters  metric.Int64Counter
-	transactions metric.Int64Counter
-	duration     metric.Float64Histogram
+	transactions kafka.TransactionMetrics
 	freshness    metric.Float64Histogram
 }
 
@@ -30,24 +29,15 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 		metric.WithDescription("Canonical events published, by provider and type."), metric.WithUnit("{event}"))
 	m.deadLetters, errs[2] = meter.Int64Counter("mailriver.normalizer.dead_letters",
 		metric.WithDescription("Requests and elements given up, by provider and reason."), metric.WithUnit("{record}"))
-	m.transactions, errs[3] = meter.Int64Counter("mailriver.normalizer.transactions",
+	m.transactions.Ended, errs[3] = meter.Int64Counter("mailriver.normalizer.transactions",
 		metric.WithDescription("Transactions ended, by outcome: committed or aborted."), metric.WithUnit("{transaction}"))
-	m.duration, errs[4] = meter.Float64Histogram("mailriver.normalizer.transaction.duration",
+	m.transactions.Took, errs[4] = meter.Float64Histogram("mailriver.normalizer.transaction.duration",
 		metric.WithDescription("Time from the begin to the end of a transaction."), metric.WithUnit("s"))
 	m.freshness, errs[5] = meter.Float64Histogram("mailriver.normalizer.freshness",
 		metric.WithDescription("Age of the oldest request of a committed batch since it was received."), metric.WithUnit("s"))
 	m.duplicates, errs[6] = meter.Int64Counter("mailriver.normalizer.duplicates",
 		metric.WithDescription("Events left out because they were published within the dedup window."), metric.WithUnit("{event}"))
 	return &m, errors.Join(errs[:]...)
-}
-
-func (m *metrics) transaction(ctx context.Context, committed bool, took time.Duration) {
-	outcome := "aborted"
-	if committed {
-		outcome = "committed"
-	}
-	m.transactions.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
-	m.duration.Record(ctx, took.Seconds())
 }
 
 // published counts a committed batch.

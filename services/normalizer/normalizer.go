@@ -95,7 +95,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		Handle:     s.handle,
 		MaxRecords: s.cfg.MaxRecords,
 		RetryWait:  s.cfg.RetryWait,
-		OnEnd:      s.metrics.transaction,
+		OnEnd:      s.metrics.transactions.Count,
 		Logger:     s.deps.Logger,
 	}
 	// The marks are closed behind all of them.

@@ -7,6 +7,8 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"mailriver/pkg/kafka"
 )
 
 type metrics struct {
@@ -14,8 +16,7 @@ type metrics struct {
 	states       metric.Int64Counter
 	drift        metric.Int64Counter
 	deadLetters  metric.Int64Counter
-	transactions metric.Int64Counter
-	duration     metric.Float64Histogram
+	transactions kafka.TransactionMetrics
 	freshness    metric.Float64Histogram
 	lookups      metric.Int64Counter
 	changes      metric.Int64Counter
@@ -36,9 +37,9 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 		metric.WithUnit("{event}"))
 	m.deadLetters, errs[3] = meter.Int64Counter("mailriver.suppression.dead_letters",
 		metric.WithDescription("Canonical records given up, by reason."), metric.WithUnit("{record}"))
-	m.transactions, errs[4] = meter.Int64Counter("mailriver.suppression.transactions",
+	m.transactions.Ended, errs[4] = meter.Int64Counter("mailriver.suppression.transactions",
 		metric.WithDescription("Transactions ended, by outcome: committed or aborted."), metric.WithUnit("{transaction}"))
-	m.duration, errs[5] = meter.Float64Histogram("mailriver.suppression.transaction.duration",
+	m.transactions.Took, errs[5] = meter.Float64Histogram("mailriver.suppression.transaction.duration",
 		metric.WithDescription("Time from the begin to the end of a transaction."), metric.WithUnit("s"))
 	m.freshness, errs[6] = meter.Float64Histogram("mailriver.suppression.freshness",
 		metric.WithDescription("Age of the oldest event of a committed batch since its request was received."), metric.WithUnit("s"))
@@ -49,15 +50,6 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.suppressed = metric.WithAttributeSet(attribute.NewSet(attribute.String("answer", "suppressed")))
 	m.clear = metric.WithAttributeSet(attribute.NewSet(attribute.String("answer", "clear")))
 	return &m, errors.Join(errs[:]...)
-}
-
-func (m *metrics) transaction(ctx context.Context, committed bool, took time.Duration) {
-	outcome := "aborted"
-	if committed {
-		outcome = "committed"
-	}
-	m.transactions.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
-	m.duration.Record(ctx, took.Seconds())
 }
 
 // tally is what a batch did; it is counted when the batch is committed.

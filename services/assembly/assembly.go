@@ -273,6 +273,15 @@ func ServiceNames() []string {
 	return names
 }
 
+// transactionalID is the configured one, else that of the service on this
+// instance.
+func (p *Process) transactionalID(service, configured string) string {
+	if configured != "" {
+		return configured
+	}
+	return "mailriver." + service + "." + p.Config.instance()
+}
+
 func buildReceiver(ctx context.Context, p *Process) (Part, error) {
 	links, err := p.Config.UnsubscribeKeys()
 	if err != nil {
@@ -362,10 +371,7 @@ func buildNormalizer(ctx context.Context, p *Process) (Part, error) {
 		return Part{}, err
 	}
 	cfg := p.Config.Normalizer
-	transactionalID := cfg.TransactionalID
-	if transactionalID == "" {
-		transactionalID = "mailriver.normalizer." + p.Config.instance()
-	}
+	transactionalID := p.transactionalID("normalizer", cfg.TransactionalID)
 	service, err := normalizer.New(cfg, normalizer.Deps{
 		Open: func(opts ...kgo.Opt) (*kgo.GroupTransactSession, error) {
 			return p.Clients.Session(cfg.Group, transactionalID, []string{topics.Raw}, opts...)

@@ -48,10 +48,7 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 		return Part{}, err
 	}
 	cfg, log := p.Config.Leadscoring, p.logger("leadscoring")
-	transactionalID := cfg.TransactionalID
-	if transactionalID == "" {
-		transactionalID = "mailriver.leadscoring." + p.Config.instance()
-	}
+	transactionalID := p.transactionalID("leadscoring", cfg.TransactionalID)
 	webhooks, err := deliver.New(cfg.Deliver, deliver.Deps{
 		Clients: p.Clients, Topics: topics, Schemas: registry, Resolve: p.Config.resolve,
 		Meter: p.Telemetry.Meter.Meter("mailriver/services/leadscoring/deliver"), Logger: log, Now: time.Now,
@@ -71,10 +68,8 @@ func buildLeadscoring(ctx context.Context, p *Process) (Part, error) {
 	if err != nil {
 		return Part{}, err
 	}
-	engine := api.NewEngine(log)
-	service.Routes(engine)
-	server := httpserver.New(cfg.API.HTTP, engine, log)
-	if err := server.Listen(ctx); err != nil {
+	server, err := api.Listen(ctx, cfg.API, service.Routes, log)
+	if err != nil {
 		return Part{}, err
 	}
 	return Part{

@@ -41,10 +41,7 @@ func buildSuppression(ctx context.Context, p *Process) (Part, error) {
 	}
 	closeAll := func() error { producer.Close(); return nil }
 	cfg, log := p.Config.Suppression, p.logger("suppression")
-	transactionalID := cfg.TransactionalID
-	if transactionalID == "" {
-		transactionalID = "mailriver.suppression." + p.Config.instance()
-	}
+	transactionalID := p.transactionalID("suppression", cfg.TransactionalID)
 	links, err := p.unsubscribeLinks()
 	if err != nil {
 		return Part{}, errors.Join(err, closeAll())
@@ -64,10 +61,8 @@ func buildSuppression(ctx context.Context, p *Process) (Part, error) {
 	if err != nil {
 		return Part{}, errors.Join(err, closeAll())
 	}
-	engine := api.NewEngine(log)
-	service.Routes(engine)
-	server := httpserver.New(cfg.API.HTTP, engine, log)
-	if err := server.Listen(ctx); err != nil {
+	server, err := api.Listen(ctx, cfg.API, service.Routes, log)
+	if err != nil {
 		return Part{}, errors.Join(err, closeAll())
 	}
 	return Part{

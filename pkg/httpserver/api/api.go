@@ -9,6 +9,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net"
@@ -80,6 +81,15 @@ func NewEngine(log *slog.Logger) *gin.Engine {
 		Fail(c, NewProblem(http.StatusMethodNotAllowed, "this path has no %s; the header Allow says what it has", clip(c.Request.Method)))
 	})
 	return engine
+}
+
+// Listen opens the address of an API and returns its server. Requests wait until
+// the server runs.
+func Listen(ctx context.Context, cfg Config, routes func(gin.IRouter), log *slog.Logger) (*httpserver.Server, error) {
+	engine := NewEngine(log)
+	routes(engine)
+	server := httpserver.New(cfg.HTTP, engine, log)
+	return server, server.Listen(ctx)
 }
 
 // failures logs what went wrong and answers panics. The panic itself goes on to

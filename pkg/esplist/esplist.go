@@ -10,6 +10,7 @@ package esplist
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"mailriver/pkg/event"
 	"mailriver/pkg/suppression"
@@ -62,6 +63,20 @@ func Slot(e suppression.Entry) string {
 // pkg/listsync.
 func Wide(e suppression.Entry) bool {
 	return e.ScopeKind == event.ScopeAddress || e.ScopeKind == event.ScopeAccount && e.ScopeID == ""
+}
+
+// Run returns how a client would hold the first entry, and how many of the first
+// ones it would hold alike: they go together.
+func Run(c Client, entries []suppression.Entry, alike func(a, b suppression.Entry) bool) (first suppression.Entry, n int, err error) {
+	if first, err = c.Express(entries[0]); err != nil {
+		return first, 0, fmt.Errorf("%s: add: %w", c.Provider(), err)
+	}
+	for n = 1; n < len(entries); n++ {
+		if e, err := c.Express(entries[n]); err != nil || !alike(e, first) {
+			break
+		}
+	}
+	return first, n, nil
 }
 
 // AddInBatches calls post for parts of at most size entries. A part that the

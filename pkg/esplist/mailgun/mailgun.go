@@ -236,15 +236,9 @@ func (c *Client) Add(ctx context.Context, entries []suppression.Entry) ([]esplis
 	var results []esplist.Result
 	for len(entries) > 0 {
 		// Neighbours of one list go together.
-		first, err := c.Express(entries[0])
+		first, n, err := esplist.Run(c, entries, func(a, b suppression.Entry) bool { return a.Reason == b.Reason })
 		if err != nil {
-			return results, fmt.Errorf("mailgun: add: %w", err)
-		}
-		n := 1
-		for ; n < len(entries); n++ {
-			if e, err := c.Express(entries[n]); err != nil || e.Reason != first.Reason {
-				break
-			}
+			return results, err
 		}
 		part, err := esplist.AddInBatches(ctx, entries[:n], batchSize,
 			func(ctx context.Context, part []suppression.Entry) error {

@@ -236,15 +236,9 @@ func (c *Client) Add(ctx context.Context, entries []suppression.Entry) ([]esplis
 	var results []esplist.Result
 	for len(entries) > 0 {
 		// Neighbours of one scope go together.
-		first, err := c.Express(entries[0])
+		first, n, err := esplist.Run(c, entries, func(a, b suppression.Entry) bool { return esplist.Slot(a) == esplist.Slot(b) })
 		if err != nil {
-			return results, fmt.Errorf("sendgrid: add: %w", err)
-		}
-		n := 1
-		for ; n < len(entries); n++ {
-			if e, err := c.Express(entries[n]); err != nil || esplist.Slot(e) != esplist.Slot(first) {
-				break
-			}
+			return results, err
 		}
 		target := c.caller.URL(nil, "v3", "asm", "suppressions", "global")
 		if first.ScopeKind == event.ScopeGroup {

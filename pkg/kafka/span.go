@@ -87,7 +87,7 @@ func (c *Clients) Span(ctx context.Context, topic string, from, to Moment) (Span
 }
 
 func offsets(ctx context.Context, admin *kadm.Client, topic string, m Moment) (map[int32]int64, error) {
-	stable, err := listed(admin.ListCommittedOffsets(ctx, topic))
+	stable, err := Listed(admin.ListCommittedOffsets(ctx, topic))
 	if err != nil {
 		return nil, fmt.Errorf("offsets of %s: %w", topic, err)
 	}
@@ -96,9 +96,9 @@ func offsets(ctx context.Context, admin *kadm.Client, topic string, m Moment) (m
 	}
 	var found map[int32]int64
 	if m.at.IsZero() {
-		found, err = listed(admin.ListStartOffsets(ctx, topic))
+		found, err = Listed(admin.ListStartOffsets(ctx, topic))
 	} else {
-		found, err = listed(admin.ListOffsetsAfterMilli(ctx, m.at.UnixMilli(), topic))
+		found, err = Listed(admin.ListOffsetsAfterMilli(ctx, m.at.UnixMilli(), topic))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("offsets of %s: %w", topic, err)
@@ -109,7 +109,8 @@ func offsets(ctx context.Context, admin *kadm.Client, topic string, m Moment) (m
 	return found, nil
 }
 
-func listed(offsets kadm.ListedOffsets, err error) (map[int32]int64, error) {
+// Listed returns offsets by partition, from an answer of kadm about one topic.
+func Listed(offsets kadm.ListedOffsets, err error) (map[int32]int64, error) {
 	if err == nil {
 		err = offsets.Error()
 	}

@@ -293,7 +293,7 @@ func (c *Copy) lost(ctx context.Context, fetches kgo.Fetches) error {
 // begin decides whether the stored copy is still true, empties it if not, and
 // returns where to read on.
 func (c *Copy) begin(ctx context.Context, admin *kadm.Client) (map[int32]kgo.Offset, error) {
-	first, err := listed(admin.ListStartOffsets(ctx, c.cfg.Topic))
+	first, err := kafka.Listed(admin.ListStartOffsets(ctx, c.cfg.Topic))
 	if err != nil {
 		return nil, fmt.Errorf("start offsets: %w", err)
 	}
@@ -385,7 +385,7 @@ func (c *Copy) discard(ctx context.Context, id kadm.TopicID, why string) error {
 // topic that is. The id is asked for last: it tells whether the ends can be
 // those of another topic than the one that is copied.
 func (c *Copy) ask(ctx context.Context, admin *kadm.Client) (ends map[int32]int64, id kadm.TopicID, err error) {
-	if ends, err = listed(admin.ListEndOffsets(ctx, c.cfg.Topic)); err != nil {
+	if ends, err = kafka.Listed(admin.ListEndOffsets(ctx, c.cfg.Topic)); err != nil {
 		return nil, id, fmt.Errorf("end offsets: %w", err)
 	}
 	topics, err := admin.ListTopics(ctx, c.cfg.Topic)
@@ -396,18 +396,6 @@ func (c *Copy) ask(ctx context.Context, admin *kadm.Client) (ends map[int32]int6
 		return nil, id, fmt.Errorf("topic id: %w", err)
 	}
 	return ends, topics[c.cfg.Topic].ID, nil
-}
-
-func listed(offsets kadm.ListedOffsets, err error) (map[int32]int64, error) {
-	if err == nil {
-		err = offsets.Error()
-	}
-	if err != nil {
-		return nil, err
-	}
-	byPartition := map[int32]int64{}
-	offsets.Each(func(o kadm.ListedOffset) { byPartition[o.Partition] = o.Offset })
-	return byPartition, nil
 }
 
 // watch asks the broker again and again where the topic ends, which moves AsOf,

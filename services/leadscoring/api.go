@@ -109,17 +109,17 @@ func getLead(s *Service, l *leads, c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	answer := leadapi.Lead{Address: given, Profiles: []leadapi.Standing{}, Segments: []string{}}
+	answer := leadapi.Lead{Address: given, Profiles: []leadapi.Standing{}}
 	now := s.deps.Now()
 	for _, at := range l.rules.StandingsAt(&state, now) {
 		answer.Profiles = append(answer.Profiles, standing(at))
 	}
-	// As of now, and not of the last change that was told. Who was never heard
-	// of is in none.
+	var segments []string // of one who was never heard of: none
 	if len(state.Contributions) > 0 || len(state.Deliveries) > 0 {
-		names, _ := s.segments.Evaluate(&state, now) // a condition that fails has nobody in it
-		answer.Segments = append(answer.Segments, names...)
+		// As of now, and not of the last change that was told.
+		segments, _ = s.segments.Evaluate(&state, now) // a condition that fails has nobody in it
 	}
+	answer.Segments = listed(segments)
 	if answer.AsOf, err = l.current(); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ type CertServer struct {
 // OpenCertServer listens on a loopback address, as "127.0.0.1:0". It answers
 // once [CertServer.Run] runs.
 func OpenCertServer(ctx context.Context, keys Keys, address string) (*CertServer, error) {
-	pair, err := tls.X509KeyPair(keys.ServerCertPEM, keys.ServerKeyPEM)
+	pair, err := tls.X509KeyPair(keys.File(serverCertFile), keys.File(serverKeyFile))
 	if err != nil {
 		return nil, fmt.Errorf("certificate server: %w", err)
 	}
@@ -42,7 +42,7 @@ func (c *CertServer) Host() string { return c.listener.Addr().String() }
 
 // SubscribeURL is where a subscription with this token is confirmed.
 func (c *CertServer) SubscribeURL(token string) string {
-	query := url.Values{"Action": {"ConfirmSubscription"}, "TopicArn": {c.keys.TopicARN}, "Token": {token}}
+	query := url.Values{"Action": {"ConfirmSubscription"}, "TopicArn": {c.keys.Text(topicFile)}, "Token": {token}}
 	return "https://" + c.Host() + "/?" + query.Encode()
 }
 
@@ -54,18 +54,18 @@ func (c *CertServer) Run(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+c.keys.CertPath(), func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/x-pem-file")
-		_, _ = w.Write(c.keys.SNSCertPEM) // the client went away; it will ask again
+		_, _ = w.Write(c.keys.File(snsCertFile)) // the client went away; it will ask again
 	})
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
-		if query.Get("Action") != "ConfirmSubscription" || query.Get("TopicArn") != c.keys.TopicARN || query.Get("Token") == "" {
+		if query.Get("Action") != "ConfirmSubscription" || query.Get("TopicArn") != c.keys.Text(topicFile) || query.Get("Token") == "" {
 			http.Error(w, "not a confirmation", http.StatusBadRequest)
 			return
 		}
 		c.confirmations.Add(1)
 		w.Header().Set("Content-Type", "text/xml")
 		_, _ = io.WriteString(w, "<ConfirmSubscriptionResponse><ConfirmSubscriptionResult><SubscriptionArn>"+
-			c.keys.TopicARN+":1a2b</SubscriptionArn></ConfirmSubscriptionResult></ConfirmSubscriptionResponse>")
+			c.keys.Text(topicFile)+":1a2b</SubscriptionArn></ConfirmSubscriptionResult></ConfirmSubscriptionResponse>")
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // its answers are small: nothing to drain

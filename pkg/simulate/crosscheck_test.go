@@ -77,17 +77,17 @@ func TestVerifiersAgree(t *testing.T) {
 			continue
 		}
 		settings := esp.Settings{
-			Keys: s.Keys, URL: s.PublicURL, TopicARNs: []string{keys.TopicARN}, CertHosts: []string{certHost},
+			Keys: s.Keys, URL: s.PublicURL, TopicARNs: []string{keys.Text("sns.topic")}, CertHosts: []string{certHost},
 			Now: func() time.Time { return now },
 			Fetch: func(_ context.Context, url string) ([]byte, error) {
 				if url != s.CertURL {
 					return nil, errors.New("not there")
 				}
-				return keys.SNSCertPEM, nil
+				return keys.File("sns.cert.pem"), nil
 			},
 		}
 		if s.Provider == "sendgrid" {
-			settings.Keys = []string{keys.SendgridPublic}
+			settings.Keys = []string{keys.Text("sendgrid.pub")}
 		}
 		verifier, err := p.NewVerifier(settings)
 		if err != nil {
@@ -121,14 +121,14 @@ func TestVerifiersAgree_confirmation(t *testing.T) {
 	keys, now := newKeys(t), time.Now()
 	source := only(keys.Sources(base, certHost), "ses")[0]
 	verifier, err := ses.Provider.NewVerifier(esp.Settings{
-		TopicARNs: []string{keys.TopicARN}, CertHosts: []string{certHost},
+		TopicARNs: []string{keys.Text("sns.topic")}, CertHosts: []string{certHost},
 		Now:   func() time.Time { return now },
-		Fetch: func(context.Context, string) ([]byte, error) { return keys.SNSCertPEM, nil },
+		Fetch: func(context.Context, string) ([]byte, error) { return keys.File("sns.cert.pem"), nil },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	subscribe := "https://" + certHost + "/?Action=ConfirmSubscription&Token=7a7a&TopicArn=" + keys.TopicARN
+	subscribe := "https://" + certHost + "/?Action=ConfirmSubscription&Token=7a7a&TopicArn=" + keys.Text("sns.topic")
 	r, err := simulate.Confirmation(source, subscribe, "7a7a", now)
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package simulate_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
@@ -48,34 +49,49 @@ func TestGenerateKeys_keepsWhatIsThere(t *testing.T) {
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("folder has mode %v (%v), want 0700", info.Mode(), err)
 	}
-	if !regexp.MustCompile(`^[A-Za-z0-9]+:[A-Za-z0-9]{32}$`).MatchString(first.PostmarkAuth) {
-		t.Errorf("postmark user and password = %q, want letters and digits", first.PostmarkAuth)
+	if !regexp.MustCompile(`^[A-Za-z0-9]+:[A-Za-z0-9]{32}$`).MatchString(first.Text("postmark.auth")) {
+		t.Errorf("postmark user and password = %q, want letters and digits", first.Text("postmark.auth"))
 	}
 
 	other, err := simulate.GenerateKeys(t.TempDir())
-	if err != nil || other.MailgunKey == first.MailgunKey {
+	if err != nil || other.Text("mailgun.key") == first.Text("mailgun.key") {
 		t.Errorf("two folders have one key (%v)", err)
 	}
 
 	// A damaged folder is reported, not filled with other keys.
-	if err := os.Remove(filepath.Join(dir, "mailgun.key")); err != nil {
+	private, err := os.ReadFile(filepath.Join(dir, "sendgrid.key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "sendgrid.key.pem")); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := simulate.GenerateKeys(dir); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("GenerateKeys(damaged) = %v, want an error that is not fs.ErrNotExist", err)
 	}
-	// One that was never finished is made anew.
+	if err := os.WriteFile(filepath.Join(dir, "sendgrid.key.pem"), private, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// One of an earlier release, or of an attempt that was not finished, lacks the
+	// keys of a provider: these are made, the others stay.
 	if err := os.Remove(filepath.Join(dir, "sns.topic")); err != nil {
 		t.Fatal(err)
 	}
-	if k, err := simulate.GenerateKeys(dir); err != nil || k.MailgunKey == first.MailgunKey {
-		t.Errorf("GenerateKeys(unfinished) = %v, want new keys", err)
+	if _, err := simulate.LoadKeys(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("LoadKeys(unfinished) = %v, want fs.ErrNotExist", err)
+	}
+	k, err := simulate.GenerateKeys(dir)
+	if err != nil || bytes.Equal(k.File("sns.key.pem"), first.File("sns.key.pem")) {
+		t.Errorf("GenerateKeys(unfinished) = %v, want a new key of SNS", err)
+	}
+	if k.Text("mailgun.key") != first.Text("mailgun.key") || k.Text("sendgrid.pub") != first.Text("sendgrid.pub") {
+		t.Error("GenerateKeys(unfinished) replaced keys that were there")
 	}
 }
 
 func TestKeys_sendgridPublicIsItsOwn(t *testing.T) {
 	keys := newKeys(t)
-	der, err := base64.StdEncoding.DecodeString(keys.SendgridPublic)
+	der, err := base64.StdEncoding.DecodeString(keys.Text("sendgrid.pub"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +99,7 @@ func TestKeys_sendgridPublicIsItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	block, _ := pem.Decode(keys.SendgridKeyPEM)
+	block, _ := pem.Decode(keys.File("sendgrid.key.pem"))
 	private, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil || !private.(*ecdsa.PrivateKey).PublicKey.Equal(public) {
 		t.Errorf("the public key is another's (%v)", err)
@@ -109,7 +125,7 @@ func TestKeys_configYAML(t *testing.T) {
 		{Name: "sendgrid", Provider: "sendgrid", Keys: file("sendgrid.pub")},
 		{Name: "mailgun", Provider: "mailgun", Keys: file("mailgun.key")},
 		{Name: "postmark", Provider: "postmark", BasicAuth: file("postmark.auth")},
-		{Name: "ses", Provider: "ses", TopicARNs: []string{keys.TopicARN}, CertHosts: []string{certHost}, CAFile: filepath.Join(keys.Dir, "ca.pem")},
+		{Name: "ses", Provider: "ses", TopicARNs: []string{keys.Text("sns.topic")}, CertHosts: []string{certHost}, CAFile: filepath.Join(keys.Dir, "ca.pem")},
 		{Name: "mandrill", Provider: "mandrill", Keys: file("mandrill.key"), URL: "http://127.0.0.1:8080/webhooks/mandrill"},
 	}
 	if !reflect.DeepEqual(got.Sources, want) {
@@ -128,7 +144,7 @@ func TestCertServer(t *testing.T) {
 	go func() { ended <- server.Run(ctx) }()
 
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(keys.CAPEM) {
+	if !pool.AppendCertsFromPEM(keys.File("ca.pem")) {
 		t.Fatal("ca.pem holds no certificate")
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
@@ -152,7 +168,7 @@ func TestCertServer(t *testing.T) {
 	}
 
 	source := only(keys.Sources(base, server.Host()), "ses")[0]
-	if status, body := get(source.CertURL); status != 200 || body != string(keys.SNSCertPEM) {
+	if status, body := get(source.CertURL); status != 200 || body != string(keys.File("sns.cert.pem")) {
 		t.Errorf("GET %s = %d, %q, want the certificate", source.CertURL, status, body)
 	}
 	if !regexp.MustCompile(`^/SimpleNotificationService-[0-9a-f]{32}\.pem$`).MatchString(keys.CertPath()) {

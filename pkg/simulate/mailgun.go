@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,31 @@ type mailgun struct {
 	*generator
 	bounces deck
 	optOuts int
+}
+
+// mailgunVendor: 200 alone is success, 406 drops the event, and a delivered event
+// is never sent again (Mailgun documentation, "Webhooks").
+func mailgunVendor() vendor {
+	return vendor{
+		name: "mailgun", eventsPerMessage: 2.8, speak: newMailgun,
+		files: []string{mailgunFile}, secrets: secretFile(mailgunFile, func() string { return "key-" + secret(32) }),
+		settings: func(Keys, string, string) []setting { return []setting{{key: "keys", file: mailgunFile}} },
+		judge: func(r Request, status int) Verdict {
+			if status == http.StatusNotAcceptable || status != http.StatusOK && deliveredOnly(r) {
+				return GiveUp
+			}
+			return succeedsBy200(r, status)
+		},
+		retries: []time.Duration{
+			5 * time.Minute, 10 * time.Minute, 15 * time.Minute, time.Hour, 2 * time.Hour, 4 * time.Hour,
+		},
+	}
+}
+
+const mailgunFile = "mailgun.key"
+
+func deliveredOnly(r Request) bool {
+	return len(r.Truth) == 1 && r.Truth[0].NativeEventType == "delivered"
 }
 
 func newMailgun(s Source, g *generator) (dialect, error) {

@@ -23,6 +23,22 @@ type mandrill struct {
 	bounces, rejects deck
 }
 
+// mandrillVendor: anything but 200 is sent again, at increasing intervals
+// (Mailchimp Transactional documentation, "Webhooks"). They are not published.
+func mandrillVendor() vendor {
+	return vendor{
+		name: "mandrill", eventsPerMessage: 2.8, speak: newMandrill,
+		files: []string{mandrillFile}, secrets: secretFile(mandrillFile, func() string { return secret(22) }),
+		settings: func(_ Keys, endpoint, _ string) []setting {
+			return []setting{{key: "keys", file: mandrillFile}, {key: "url", text: endpoint}}
+		},
+		judge:   succeedsBy200,
+		retries: doubling(time.Minute, time.Hour, 12*time.Hour),
+	}
+}
+
+const mandrillFile = "mandrill.key"
+
 func newMandrill(s Source, g *generator) (dialect, error) {
 	if len(s.Keys) == 0 || s.Keys[0] == "" {
 		return nil, errors.New("keys: the webhook's key is missing")

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,29 @@ type postmark struct {
 	bounces, rejects, lists deck
 	nextID                  int64
 }
+
+// postmarkVendor: 200 alone is success, and 403 drops the event (Postmark
+// documentation, "Webhooks"). It reports neither the acceptance nor the sending.
+func postmarkVendor() vendor {
+	return vendor{
+		name: "postmark", eventsPerMessage: 1.9, speak: newPostmark,
+		// Letters and digits: other characters do not survive every URL.
+		files: []string{postmarkFile}, secrets: secretFile(postmarkFile, func() string { return "postmark:" + secret(32) }),
+		settings: func(Keys, string, string) []setting { return []setting{{key: "basic_auth", file: postmarkFile}} },
+		judge: func(r Request, status int) Verdict {
+			if status == http.StatusForbidden {
+				return GiveUp
+			}
+			return succeedsBy200(r, status)
+		},
+		retries: []time.Duration{
+			time.Minute, 5 * time.Minute, 10 * time.Minute, 10 * time.Minute, 10 * time.Minute, 15 * time.Minute,
+			30 * time.Minute, time.Hour, 2 * time.Hour, 6 * time.Hour,
+		},
+	}
+}
+
+const postmarkFile = "postmark.auth" // user:password
 
 func newPostmark(s Source, g *generator) (dialect, error) {
 	if user, password, ok := strings.Cut(s.BasicAuth, ":"); !ok || user == "" || password == "" {

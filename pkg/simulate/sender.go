@@ -70,37 +70,31 @@ const (
 )
 
 // Judge says what a provider makes of an answer to a request; status 0 means
-// that none came. The rules are the vendors': Mailgun takes 200 alone for
-// success, drops the event on 406 and never repeats a delivered event; Postmark
-// drops it on 403; SNS on every 4xx.
+// that none came. The rules are the vendors', each beside its dialect.
 func Judge(r Request, status int) Verdict {
-	ok := status == http.StatusOK
-	switch r.Provider {
-	case "sendgrid", "ses":
-		ok = status >= 200 && status < 300
+	v, _ := vendorOf(r.Provider)
+	if v.judge == nil {
+		return succeedsBy2xx(r, status)
 	}
-	if ok {
+	return v.judge(r, status)
+}
+
+// succeedsBy2xx is a provider that takes every 2xx for success and anything
+// else for a reason to send again.
+func succeedsBy2xx(_ Request, status int) Verdict {
+	if status >= 200 && status < 300 {
 		return Success
-	}
-	switch r.Provider {
-	case "mailgun":
-		if status == http.StatusNotAcceptable || deliveredOnly(r) {
-			return GiveUp
-		}
-	case "postmark":
-		if status == http.StatusForbidden {
-			return GiveUp
-		}
-	case "ses":
-		if status >= 400 && status < 500 {
-			return GiveUp
-		}
 	}
 	return Retry
 }
 
-func deliveredOnly(r Request) bool {
-	return len(r.Truth) == 1 && r.Truth[0].NativeEventType == "delivered"
+// succeedsBy200 is a provider that takes 200 alone for success and anything
+// else for a reason to send again.
+func succeedsBy200(_ Request, status int) Verdict {
+	if status == http.StatusOK {
+		return Success
+	}
+	return Retry
 }
 
 // Send posts the requests of a run until they or ctx end. What was under way

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,45 @@ type sendgrid struct {
 	*generator
 	key                       *ecdsa.PrivateKey
 	bounces, drops, responses deck
+}
+
+// sendgridVendor: it retries for 24 hours after the event, at growing intervals
+// (SendGrid documentation, "Event Webhook"). The intervals are not published.
+func sendgridVendor() vendor {
+	return vendor{
+		name: "sendgrid", eventsPerMessage: 2.8, speak: newSendgrid,
+		files: []string{sendgridKeyFile, sendgridPublicFile}, secrets: sendgridSecrets,
+		settings: func(Keys, string, string) []setting { return []setting{{key: "keys", file: sendgridPublicFile}} },
+		adopt: func(k Keys, s *Source, c Configured) error {
+			if !slices.Contains(c.Keys, k.Text(sendgridPublicFile)) {
+				return fmt.Errorf("keys: none is the public half of the simulator's key in %s", k.Dir)
+			}
+			s.PrivateKeyPEM = k.File(sendgridKeyFile)
+			return nil
+		},
+		retries: doubling(time.Minute, time.Hour, 24*time.Hour),
+	}
+}
+
+const (
+	sendgridKeyFile    = "sendgrid.key.pem" // P-256
+	sendgridPublicFile = "sendgrid.pub"     // base64 of the SubjectPublicKeyInfo, as SendGrid shows it
+)
+
+func sendgridSecrets(time.Time) (map[string][]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	private, err := privatePEM(key)
+	return map[string][]byte{
+		sendgridKeyFile:    private,
+		sendgridPublicFile: []byte(base64.StdEncoding.EncodeToString(spki)),
+	}, err
 }
 
 func newSendgrid(s Source, g *generator) (dialect, error) {

@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,37 @@ type ses struct {
 	key                         *rsa.PrivateKey
 	region, account             string
 	bounces, complaints, delays deck
+}
+
+// sesVendor: every 4xx drops the event, and anything else that is no 2xx is sent
+// again, three times 20 seconds apart (Amazon SNS documentation, "Message
+// delivery retries").
+func sesVendor() vendor {
+	return vendor{
+		name: "ses", eventsPerMessage: 2.4, speak: newSES,
+		files: []string{snsKeyFile, snsCertFile, caFile, serverCertFile, serverKeyFile, topicFile}, secrets: snsSecrets,
+		settings: func(k Keys, _, certHost string) []setting {
+			return []setting{
+				{key: "topic_arns", text: k.Text(topicFile)}, {key: "cert_hosts", text: certHost},
+				{key: "ca_file", text: filepath.Join(k.Dir, caFile)},
+			}
+		},
+		adopt: func(k Keys, s *Source, c Configured) error {
+			if len(c.CertHosts) == 0 || len(c.TopicARNs) == 0 {
+				return errors.New("cert_hosts and topic_arns: are required, the simulator cannot sign as AWS")
+			}
+			s.PrivateKeyPEM, s.TopicARN = k.File(snsKeyFile), c.TopicARNs[0]
+			s.CertURL = "https://" + c.CertHosts[0] + k.CertPath()
+			return nil
+		},
+		judge: func(r Request, status int) Verdict {
+			if status >= 400 && status < 500 {
+				return GiveUp
+			}
+			return succeedsBy2xx(r, status)
+		},
+		retries: []time.Duration{20 * time.Second, 20 * time.Second, 20 * time.Second},
+	}
 }
 
 func newSES(s Source, g *generator) (dialect, error) {

@@ -34,7 +34,7 @@ var errForged = errors.New("not genuine")
 func genuine(keys simulate.Keys, r simulate.Request) error {
 	switch r.Provider {
 	case "sendgrid":
-		der, err := base64.StdEncoding.DecodeString(keys.SendgridPublic)
+		der, err := base64.StdEncoding.DecodeString(keys.Text("sendgrid.pub"))
 		if err != nil {
 			return err
 		}
@@ -57,13 +57,13 @@ func genuine(keys simulate.Keys, r simulate.Request) error {
 		if err := json.Unmarshal(r.Body, &body); err != nil {
 			return err
 		}
-		mac := hmac.New(sha256.New, []byte(keys.MailgunKey))
+		mac := hmac.New(sha256.New, []byte(keys.Text("mailgun.key")))
 		mac.Write([]byte(body.Signature.Timestamp + body.Signature.Token))
 		if len(body.Signature.Token) != 50 || body.Signature.Signature != hex.EncodeToString(mac.Sum(nil)) {
 			return errForged
 		}
 	case "postmark":
-		if r.Header.Get("Authorization") != "Basic "+base64.StdEncoding.EncodeToString([]byte(keys.PostmarkAuth)) {
+		if r.Header.Get("Authorization") != "Basic "+base64.StdEncoding.EncodeToString([]byte(keys.Text("postmark.auth"))) {
 			return errForged
 		}
 	case "ses":
@@ -83,7 +83,7 @@ func genuine(keys simulate.Keys, r simulate.Request) error {
 		}) {
 			signed += name + form.Get(name)
 		}
-		mac := hmac.New(sha1.New, []byte(keys.MandrillKey))
+		mac := hmac.New(sha1.New, []byte(keys.Text("mandrill.key")))
 		mac.Write([]byte(signed))
 		if r.Header.Get("X-Mandrill-Signature") != base64.StdEncoding.EncodeToString(mac.Sum(nil)) {
 			return errForged
@@ -97,7 +97,7 @@ func genuineSNS(keys simulate.Keys, r simulate.Request) error {
 	if err := json.Unmarshal(r.Body, &envelope); err != nil {
 		return err
 	}
-	if envelope["TopicArn"] != keys.TopicARN || envelope["SigningCertURL"] != "https://"+certHost+keys.CertPath() ||
+	if envelope["TopicArn"] != keys.Text("sns.topic") || envelope["SigningCertURL"] != "https://"+certHost+keys.CertPath() ||
 		r.Header.Get("x-amz-sns-message-type") != envelope["Type"] || r.Header.Get("x-amz-sns-message-id") != envelope["MessageId"] {
 		return errForged
 	}
@@ -111,7 +111,7 @@ func genuineSNS(keys simulate.Keys, r simulate.Request) error {
 			text.WriteString(name + "\n" + value + "\n")
 		}
 	}
-	block, _ := pem.Decode(keys.SNSCertPEM)
+	block, _ := pem.Decode(keys.File("sns.cert.pem"))
 	certificate, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
 		return err

@@ -211,18 +211,6 @@ func (o Options) validate() error {
 	return errors.Join(errs...)
 }
 
-// eventsPerMessage is about how many events a provider reports of a message. It
-// spreads the messages over the span.
-func eventsPerMessage(provider string) float64 {
-	switch provider {
-	case "postmark": // it reports neither the acceptance nor the sending
-		return 1.9
-	case "ses":
-		return 2.4
-	}
-	return 2.8
-}
-
 func newGenerator(sources []Source, opt Options) (*generator, error) {
 	g := &generator{
 		opt:   opt,
@@ -248,7 +236,8 @@ func newGenerator(sources []Source, opt Options) (*generator, error) {
 			o.share = 1
 		}
 		o.target = d.batch()
-		perMessage += o.share * eventsPerMessage(o.Provider)
+		v, _ := vendorOf(o.Provider)
+		perMessage += o.share * v.eventsPerMessage
 		g.shares += o.share
 		g.origins = append(g.origins, o)
 	}
@@ -274,23 +263,12 @@ func newDialect(s Source, g *generator) (dialect, error) {
 	if s.Share < 0 {
 		return nil, fmt.Errorf("share: is %g, must not be negative", s.Share)
 	}
-	switch s.Provider {
-	case "sendgrid":
-		return newSendgrid(s, g)
-	case "mailgun":
-		return newMailgun(s, g)
-	case "postmark":
-		return newPostmark(s, g)
-	case "ses":
-		return newSES(s, g)
-	case "mandrill":
-		return newMandrill(s, g)
+	v, ok := vendorOf(s.Provider)
+	if !ok {
+		return nil, fmt.Errorf("provider: %q is none of %v", s.Provider, Providers())
 	}
-	return nil, fmt.Errorf("provider: %q is none of %v", s.Provider, Providers())
+	return v.speak(s, g)
 }
-
-// Providers are the names of the providers whose traffic can be made.
-func Providers() []string { return []string{"sendgrid", "mailgun", "postmark", "ses", "mandrill"} }
 
 func (g *generator) run(yield func(Request) bool) {
 	for g.made < g.opt.Events {

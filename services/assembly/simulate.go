@@ -28,34 +28,19 @@ func SimulatedSources(cfg Config, keys simulate.Keys, base string, only []string
 			problems.Must(len(only) == 0, "source %s: %s cannot be simulated", s.Name, s.Provider)
 			continue
 		}
-		out := simulate.Source{Name: s.Name, Provider: s.Provider, Endpoint: base + "/webhooks/" + s.Name, PublicURL: s.URL}
-		var secrets []string
+		c := simulate.Configured{URL: s.URL, TopicARNs: s.TopicARNs, CertHosts: s.CertHosts}
 		for i, secret := range s.Keys {
 			text, err := cfg.resolve(secret)
 			problems.Add(config.Prefix(fmt.Sprintf("source %s: keys[%d]: ", s.Name, i), err))
-			secrets = append(secrets, text)
+			c.Keys = append(c.Keys, text)
 		}
 		if len(s.BasicAuth) > 0 {
 			text, err := cfg.resolve(s.BasicAuth[0])
 			problems.Add(config.Prefix(fmt.Sprintf("source %s: basic_auth[0]: ", s.Name), err))
-			out.BasicAuth = text
+			c.BasicAuth = text
 		}
-		switch s.Provider {
-		case "sendgrid":
-			problems.Must(slices.Contains(secrets, keys.SendgridPublic),
-				"source %s: keys: none is the public half of the simulator's key in %s", s.Name, keys.Dir)
-			out.PrivateKeyPEM = keys.SendgridKeyPEM
-		case "ses":
-			if len(s.CertHosts) == 0 || len(s.TopicARNs) == 0 {
-				problems.Add(fmt.Errorf("source %s: cert_hosts and topic_arns: are required, the simulator cannot sign as AWS", s.Name))
-				break
-			}
-			out.PrivateKeyPEM = keys.SNSKeyPEM
-			out.TopicARN = s.TopicARNs[0]
-			out.CertURL = "https://" + s.CertHosts[0] + keys.CertPath()
-		default:
-			out.Keys = secrets
-		}
+		out, err := keys.Source(s.Name, s.Provider, base+"/webhooks/"+s.Name, c)
+		problems.Add(config.Prefix(fmt.Sprintf("source %s: ", s.Name), err))
 		sources = append(sources, out)
 	}
 	for _, name := range only {

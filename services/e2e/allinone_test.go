@@ -315,7 +315,7 @@ func killClickHouse(t *testing.T, parent int) {
 func TestAllInOne_badInput(t *testing.T) {
 	r := newRiver(t, "")
 	r.start()
-	signed := mailgunBody(t, r.keys.MailgunKey, "ann@example.com")
+	signed := mailgunBody(t, r.keys.Text("mailgun.key"), "ann@example.com")
 	huge := bytes.Repeat([]byte(" "), 9<<20)
 	tests := []struct {
 		name, method, path string
@@ -337,7 +337,7 @@ func TestAllInOne_badInput(t *testing.T) {
 		{"unsigned Mandrill", "POST", "/webhooks/mandrill", []byte(`mandrill_events=[]`), nil, 401},
 		{"genuine", "POST", "/webhooks/mailgun", signed, nil, 200},
 		{
-			"genuine, gzip", "POST", "/webhooks/mailgun", pack(t, mailgunBody(t, r.keys.MailgunKey, "bob@example.com")),
+			"genuine, gzip", "POST", "/webhooks/mailgun", pack(t, mailgunBody(t, r.keys.Text("mailgun.key"), "bob@example.com")),
 			map[string]string{"Content-Encoding": "gzip"},
 			200,
 		},

@@ -39,8 +39,11 @@ type Transactor struct {
 	// RetryWait is the pause after a batch that failed.
 	RetryWait time.Duration
 	// OnEnd, if set, observes each transaction.
-	OnEnd  func(ctx context.Context, committed bool, took time.Duration)
-	Logger *slog.Logger
+	OnEnd func(ctx context.Context, committed bool, took time.Duration)
+	// Replays, if set, tells Handle what is read again. Open must give its Option
+	// to the session.
+	Replays *Replays
+	Logger  *slog.Logger
 }
 
 // Run works until ctx ends, which is not an error. A transaction in hand is
@@ -102,7 +105,7 @@ func (t *Transactor) once(shutdown context.Context, sess *kgo.GroupTransactSessi
 	if failed == nil && out.Check != nil {
 		failed = out.Check(shutdown)
 	}
-	committed, err := sess.End(ctx, kgo.TransactionEndTry(failed == nil))
+	committed, err := sess.End(t.Replays.keeping(ctx), kgo.TransactionEndTry(failed == nil))
 	committed = committed && err == nil
 	if out.Done != nil {
 		out.Done(committed)

@@ -36,6 +36,10 @@ var ErrRunning = errors.New("the group has members")
 // Rewind sets the group back to a moment, and never forward. When the service is
 // started again it folds the events since then into the state that it has.
 //
+// Each offset that is set back says in its metadata where the group has been, for
+// a service that keeps quiet about what it reads again (kafka.Replays). Of two
+// rewinds, one in the middle of the other, the farther place counts.
+//
 // A transaction that a killed member left open could commit its offsets over
 // those that are set here; so it is waited for, at most for wait.
 func Rewind(
@@ -78,9 +82,12 @@ func rewind(
 	var offsets kadm.Offsets
 	for _, p := range slices.Sorted(maps.Keys(span.From)) {
 		// Nothing committed means that it begins at the start anyway.
-		if was, ok := committed[p]; ok && span.From[p] < was {
-			rewound = append(rewound, Rewound{Partition: p, From: span.From[p], Was: was})
-			offsets.AddOffset(g.Topic, p, span.From[p], -1)
+		if was, ok := committed[p]; ok && span.From[p] < was.At {
+			rewound = append(rewound, Rewound{Partition: p, From: span.From[p], Was: was.At})
+			offsets.Add(kadm.Offset{
+				Topic: g.Topic, Partition: p, At: span.From[p], LeaderEpoch: -1,
+				Metadata: kafka.ReplayMark(max(was.At, kafka.ReplayUntil(was.Metadata))),
+			})
 		}
 	}
 	if len(rewound) == 0 {
@@ -104,7 +111,7 @@ func (g Group) running(members int) error {
 
 // settled returns what the group has committed, when no transaction can change
 // it any more.
-func settled(ctx context.Context, admin *kadm.Client, g Group, wait time.Duration) (map[int32]int64, error) {
+func settled(ctx context.Context, admin *kadm.Client, g Group, wait time.Duration) (map[int32]kadm.Offset, error) {
 	bound, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	tick := time.NewTicker(askSoon)
@@ -115,13 +122,13 @@ func settled(ctx context.Context, admin *kadm.Client, g Group, wait time.Duratio
 			err = answer.Error()
 		}
 		if errors.Is(err, kerr.GroupIDNotFound) {
-			return map[int32]int64{}, nil // it never committed anything
+			return nil, nil // it never committed anything
 		}
 		if err == nil {
-			committed := map[int32]int64{}
+			committed := map[int32]kadm.Offset{}
 			answer.Each(func(o kadm.OffsetResponse) {
 				if o.At >= 0 {
-					committed[o.Partition] = o.At
+					committed[o.Partition] = o.Offset
 				}
 			})
 			return committed, nil

@@ -68,9 +68,66 @@ func TestRewind(t *testing.T) {
 	if got, err := c.Clients.Committed(t.Context(), g.Name, g.Topic); err != nil || got[partition] != records[0].Offset {
 		t.Errorf("Committed() = %v, %v after a rewind to the start, want partition %d at %d", got, err, partition, records[0].Offset)
 	}
+	if got := replayedUntil(t, c, g, partition); got != records[3].Offset {
+		t.Errorf("a replay until %d, want until %d, where the group was", got, records[3].Offset)
+	}
 	if got := rewind(kafka.Start()); len(got) != 0 {
 		t.Errorf("Rewind() for the second time = %v, want nothing", got)
 	}
+}
+
+// A rewind in the middle of what another one has read again must not make the
+// rest of it news. Turns red when the place of the second one counts.
+func TestRewind_inTheMiddleOfAnother(t *testing.T) {
+	c := kafkatest.New(t)
+	g := replay.Group{Consumer: "folder", Name: c.Group("folder"), Topic: c.Topics.Events}
+	for range 3 {
+		c.Produce(t, &kgo.Record{Topic: g.Topic, Key: []byte("ada@example.com"), Value: []byte("event")})
+	}
+	records := c.Read(t, g.Topic, 3)
+	partition, end := records[0].Partition, records[2].Offset+1
+	admin, err := c.Clients.Admin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	for _, test := range []struct {
+		was      int64
+		metadata string
+		want     int64
+	}{
+		{records[2].Offset, kafka.ReplayMark(end), end},
+		{records[2].Offset, kafka.ReplayMark(records[1].Offset), records[2].Offset},
+		{records[2].Offset, "what kgo leaves", records[2].Offset},
+	} {
+		var offsets kadm.Offsets
+		offsets.Add(kadm.Offset{Topic: g.Topic, Partition: partition, At: test.was, LeaderEpoch: -1, Metadata: test.metadata})
+		if err := admin.CommitAllOffsets(t.Context(), g.Name, offsets); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := replay.Rewind(t.Context(), c.Clients, g, kafka.Start(), patience); err != nil {
+			t.Fatal(err)
+		}
+		if got := replayedUntil(t, c, g, partition); got != test.want {
+			t.Errorf("Rewind() of a group at %d with %q: a replay until %d, want %d", test.was, test.metadata, got, test.want)
+		}
+	}
+}
+
+// replayedUntil returns where the replay ends that the group is in.
+func replayedUntil(t *testing.T, c *kafkatest.Cluster, g replay.Group, partition int32) int64 {
+	t.Helper()
+	admin, err := c.Clients.Admin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	offsets, err := admin.FetchOffsets(t.Context(), g.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, _ := offsets.Lookup(g.Topic, partition)
+	return kafka.ReplayUntil(o.Metadata)
 }
 
 // A transaction that was left open could commit its offsets later, over those of

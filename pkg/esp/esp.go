@@ -98,6 +98,14 @@ type Answers struct {
 	Retry int
 }
 
+// Facts are what the provider's documentation says of its webhooks, a few words
+// each. Nothing is decided by them.
+type Facts struct {
+	Authentication string // "HMAC-SHA256 in the body", "basic authentication"
+	Batch          string // events in one request: "1", "up to 1000"
+	Retries        string // on what and for how long: "all but 200 and 406, 8 hours"
+}
+
 // Provider is everything the pipeline knows about one provider. It is a value:
 // declaring one has no side effects.
 type Provider struct {
@@ -106,6 +114,8 @@ type Provider struct {
 	Name string
 	// Title is the name for people.
 	Title string
+	// Facts are for people too: the table of providers is made of them.
+	Facts Facts
 	// Answers are the provider's status codes.
 	Answers Answers
 	// MaxBody bounds the decoded body, in bytes.

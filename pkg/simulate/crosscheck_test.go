@@ -8,10 +8,7 @@ import (
 	"time"
 
 	"mailriver/pkg/esp"
-	"mailriver/pkg/esp/mailgun"
-	"mailriver/pkg/esp/mandrill"
-	"mailriver/pkg/esp/postmark"
-	"mailriver/pkg/esp/sendgrid"
+	"mailriver/pkg/esp/all"
 	"mailriver/pkg/esp/ses"
 	"mailriver/pkg/machine"
 	"mailriver/pkg/simulate"
@@ -22,13 +19,11 @@ import (
 
 func provider(t *testing.T, name string) esp.Provider {
 	t.Helper()
-	for _, p := range []esp.Provider{sendgrid.Provider, mailgun.Provider, postmark.Provider, ses.Provider, mandrill.Provider} {
-		if p.Name == name {
-			return p
-		}
+	p, ok := all.ByName(name)
+	if !ok {
+		t.Fatalf("no provider %s", name)
 	}
-	t.Fatalf("no provider %s", name)
-	return esp.Provider{}
+	return p
 }
 
 func webhook(r simulate.Request, received time.Time) esp.Webhook {
@@ -76,8 +71,9 @@ func TestVerifiersAgree(t *testing.T) {
 		if p.NewVerifier == nil {
 			continue
 		}
+		c := keys.Configured(s.Provider, s.Endpoint, certHost)
 		settings := esp.Settings{
-			Keys: s.Keys, URL: s.PublicURL, TopicARNs: []string{keys.Text("sns.topic")}, CertHosts: []string{certHost},
+			Keys: c.Keys, URL: c.URL, TopicARNs: c.TopicARNs, CertHosts: c.CertHosts,
 			Now: func() time.Time { return now },
 			Fetch: func(_ context.Context, url string) ([]byte, error) {
 				if url != s.CertURL {
@@ -85,9 +81,6 @@ func TestVerifiersAgree(t *testing.T) {
 				}
 				return keys.File("sns.cert.pem"), nil
 			},
-		}
-		if s.Provider == "sendgrid" {
-			settings.Keys = []string{keys.Text("sendgrid.pub")}
 		}
 		verifier, err := p.NewVerifier(settings)
 		if err != nil {
@@ -99,7 +92,7 @@ func TestVerifiersAgree(t *testing.T) {
 	for r := range generate(t, sources, simulate.Options{Seed: 13, Events: 1200, Duplicates: 0.2, Forgeries: 0.5, Start: now.Add(-20 * time.Minute)}) {
 		verifier := verifiers[r.Provider]
 		if verifier == nil {
-			continue // Postmark signs nothing
+			continue // it signs nothing
 		}
 		_, err := verifier.Verify(t.Context(), webhook(r, now))
 		if err != nil != r.Forged || err != nil && !errors.Is(err, esp.ErrNotGenuine) {

@@ -246,7 +246,7 @@ func (k Keys) Sources(base, certHost string) []Source {
 	var sources []Source
 	for _, v := range vendors() {
 		endpoint := endpointOf(base, v.name)
-		s, err := k.Source(v.name, v.name, endpoint, k.configured(v, endpoint, certHost))
+		s, err := k.Source(v.name, v.name, endpoint, k.Configured(v.name, endpoint, certHost))
 		if err != nil {
 			continue // not possible: these are its own keys
 		}
@@ -257,9 +257,14 @@ func (k Keys) Sources(base, certHost string) []Source {
 
 func endpointOf(base, name string) string { return strings.TrimSuffix(base, "/") + "/webhooks/" + name }
 
-// configured is what a receiver makes of the settings of a vendor.
-func (k Keys) configured(v vendor, endpoint, certHost string) Configured {
+// Configured is what a receiver makes of the settings in [Keys.ConfigYAML] of a
+// provider's source.
+func (k Keys) Configured(provider, endpoint, certHost string) Configured {
 	var c Configured
+	v, ok := vendorOf(provider)
+	if !ok {
+		return c
+	}
 	for _, set := range v.settings(k, endpoint, certHost) {
 		text := set.text
 		if set.file != "" {

@@ -42,7 +42,8 @@ func sesVendor() vendor {
 		files: []string{snsKeyFile, snsCertFile, caFile, serverCertFile, serverKeyFile, topicFile}, secrets: snsSecrets,
 		settings: func(k Keys, _, certHost string) []setting {
 			return []setting{
-				{key: "topic_arns", text: k.Text(topicFile)}, {key: "cert_hosts", text: certHost},
+				{key: "topic_arns", text: k.Text(topicFile)},
+				{key: "cert_hosts", text: certHost},
 				{key: "ca_file", text: filepath.Join(k.Dir, caFile)},
 			}
 		},

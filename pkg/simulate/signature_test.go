@@ -29,65 +29,87 @@ const (
 
 var errForged = errors.New("not genuine")
 
-// genuine verifies a request by the vendors' rules, with nothing but the
-// standard library and what a receiver is given.
+// checks verify a request by the vendors' rules, with nothing but the standard
+// library and what a receiver is given.
+func checks() map[string]func(simulate.Keys, simulate.Request) error {
+	return map[string]func(simulate.Keys, simulate.Request) error{
+		"sendgrid": genuineSendgrid,
+		"mailgun":  genuineMailgun,
+		"postmark": genuinePostmark,
+		"ses":      genuineSNS,
+		"mandrill": genuineMandrill,
+	}
+}
+
 func genuine(keys simulate.Keys, r simulate.Request) error {
-	switch r.Provider {
-	case "sendgrid":
-		der, err := base64.StdEncoding.DecodeString(keys.Text("sendgrid.pub"))
-		if err != nil {
-			return err
-		}
-		public, err := x509.ParsePKIXPublicKey(der)
-		if err != nil {
-			return err
-		}
-		signature, err := base64.StdEncoding.DecodeString(r.Header.Get(signatureHeader))
-		if err != nil {
-			return err
-		}
-		digest := sha256.Sum256(append([]byte(r.Header.Get(timestampHeader)), r.Body...))
-		if !ecdsa.VerifyASN1(public.(*ecdsa.PublicKey), digest[:], signature) {
-			return errForged
-		}
-	case "mailgun":
-		var body struct {
-			Signature struct{ Timestamp, Token, Signature string }
-		}
-		if err := json.Unmarshal(r.Body, &body); err != nil {
-			return err
-		}
-		mac := hmac.New(sha256.New, []byte(keys.Text("mailgun.key")))
-		mac.Write([]byte(body.Signature.Timestamp + body.Signature.Token))
-		if len(body.Signature.Token) != 50 || body.Signature.Signature != hex.EncodeToString(mac.Sum(nil)) {
-			return errForged
-		}
-	case "postmark":
-		if r.Header.Get("Authorization") != "Basic "+base64.StdEncoding.EncodeToString([]byte(keys.Text("postmark.auth"))) {
-			return errForged
-		}
-	case "ses":
-		return genuineSNS(keys, r)
-	case "mandrill":
-		form, err := url.ParseQuery(string(r.Body))
-		if err != nil {
-			return err
-		}
-		signed := base + "/webhooks/mandrill"
-		for _, name := range slices.Sorted(func(yield func(string) bool) {
-			for name := range form {
-				if !yield(name) {
-					return
-				}
+	check, ok := checks()[r.Provider]
+	if !ok {
+		return errors.New("nobody says how requests of " + r.Provider + " are verified")
+	}
+	return check(keys, r)
+}
+
+func genuineSendgrid(keys simulate.Keys, r simulate.Request) error {
+	der, err := base64.StdEncoding.DecodeString(keys.Text("sendgrid.pub"))
+	if err != nil {
+		return err
+	}
+	public, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		return err
+	}
+	signature, err := base64.StdEncoding.DecodeString(r.Header.Get(signatureHeader))
+	if err != nil {
+		return err
+	}
+	digest := sha256.Sum256(append([]byte(r.Header.Get(timestampHeader)), r.Body...))
+	if !ecdsa.VerifyASN1(public.(*ecdsa.PublicKey), digest[:], signature) {
+		return errForged
+	}
+	return nil
+}
+
+func genuineMailgun(keys simulate.Keys, r simulate.Request) error {
+	var body struct {
+		Signature struct{ Timestamp, Token, Signature string }
+	}
+	if err := json.Unmarshal(r.Body, &body); err != nil {
+		return err
+	}
+	mac := hmac.New(sha256.New, []byte(keys.Text("mailgun.key")))
+	mac.Write([]byte(body.Signature.Timestamp + body.Signature.Token))
+	if len(body.Signature.Token) != 50 || body.Signature.Signature != hex.EncodeToString(mac.Sum(nil)) {
+		return errForged
+	}
+	return nil
+}
+
+func genuinePostmark(keys simulate.Keys, r simulate.Request) error {
+	if r.Header.Get("Authorization") != "Basic "+base64.StdEncoding.EncodeToString([]byte(keys.Text("postmark.auth"))) {
+		return errForged
+	}
+	return nil
+}
+
+func genuineMandrill(keys simulate.Keys, r simulate.Request) error {
+	form, err := url.ParseQuery(string(r.Body))
+	if err != nil {
+		return err
+	}
+	signed := base + "/webhooks/mandrill"
+	for _, name := range slices.Sorted(func(yield func(string) bool) {
+		for name := range form {
+			if !yield(name) {
+				return
 			}
-		}) {
-			signed += name + form.Get(name)
 		}
-		mac := hmac.New(sha1.New, []byte(keys.Text("mandrill.key")))
-		mac.Write([]byte(signed))
-		if r.Header.Get("X-Mandrill-Signature") != base64.StdEncoding.EncodeToString(mac.Sum(nil)) {
-			return errForged
-		}
+	}) {
+		signed += name + form.Get(name)
+	}
+	mac := hmac.New(sha1.New, []byte(keys.Text("mandrill.key")))
+	mac.Write([]byte(signed))
+	if r.Header.Get("X-Mandrill-Signature") != base64.StdEncoding.EncodeToString(mac.Sum(nil)) {
+		return errForged
 	}
 	return nil
 }

@@ -28,6 +28,9 @@ func TestProviders(t *testing.T) {
 			if p.Title == "" || p.MaxBody <= 0 || p.Parse == nil || len(p.Types) == 0 {
 				t.Errorf("title %q, max body %d, parse set %t, %d types: all are required", p.Title, p.MaxBody, p.Parse != nil, len(p.Types))
 			}
+			if facts := p.Facts; !p.Own && (facts.Authentication == "" || facts.Batch == "" || facts.Retries == "") {
+				t.Errorf("facts are %+v, want all three", facts)
+			}
 			if p.Answers.Refuse < 400 || p.Answers.Refuse > 499 {
 				t.Errorf("a forgery is answered %d, want a 4xx", p.Answers.Refuse)
 			}

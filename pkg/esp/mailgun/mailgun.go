@@ -47,6 +47,11 @@ const (
 var Provider = esp.Provider{
 	Name:  name,
 	Title: "Mailgun",
+	Facts: esp.Facts{
+		Authentication: "HMAC-SHA256 in the body",
+		Batch:          "1",
+		Retries:        "all but 200 and 406, 8 hours; delivered events never",
+	},
 	// Mailgun gives up at once on 406, which is what a forgery deserves, and
 	// tries again for about eight hours after anything else but 200. Deliveries
 	// are the exception: it never posts them again, whatever the answer.

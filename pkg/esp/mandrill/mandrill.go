@@ -50,8 +50,13 @@ const (
 
 // Provider is Mandrill.
 var Provider = esp.Provider{
-	Name:    name,
-	Title:   "Mandrill (Mailchimp Transactional)",
+	Name:  name,
+	Title: "Mandrill (Mailchimp Transactional)",
+	Facts: esp.Facts{
+		Authentication: "HMAC-SHA1 over URL and form",
+		Batch:          "up to 1000",
+		Retries:        "all but 200, number not published",
+	},
 	Answers: esp.Answers{Refuse: 401, Retry: 503},
 	MaxBody: 16 << 20, // 1000 events, form-encoded
 	Headers: []string{signatureHeader},

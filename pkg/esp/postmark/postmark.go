@@ -47,6 +47,11 @@ const name = "postmark"
 var Provider = esp.Provider{
 	Name:  name,
 	Title: "Postmark",
+	Facts: esp.Facts{
+		Authentication: "basic authentication, addresses",
+		Batch:          "1",
+		Retries:        "all but 200 and 403, 10 hours",
+	},
 	// 403 would stop the retries of this webhook for good, so a forgery, and a
 	// mistake in our own configuration, is answered 401.
 	Answers: esp.Answers{Refuse: 401, Retry: 503},

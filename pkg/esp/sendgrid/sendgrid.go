@@ -38,6 +38,11 @@ const (
 var Provider = esp.Provider{
 	Name:  name,
 	Title: "Twilio SendGrid",
+	Facts: esp.Facts{
+		Authentication: "ECDSA P-256 over timestamp and body",
+		Batch:          "many",
+		Retries:        "all but 2xx, 24 hours",
+	},
 	// Everything but 2xx is retried; neither code makes SendGrid give up or
 	// disable the webhook.
 	Answers: esp.Answers{Refuse: 401, Retry: 503},

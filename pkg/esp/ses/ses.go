@@ -75,8 +75,13 @@ const (
 
 // Provider is Amazon SES.
 var Provider = esp.Provider{
-	Name:        name,
-	Title:       "Amazon SES",
+	Name:  name,
+	Title: "Amazon SES",
+	Facts: esp.Facts{
+		Authentication: "RSA signature of SNS, checked against its certificate",
+		Batch:          "1, about several recipients",
+		Retries:        "5xx and no answer, one minute; up to an hour by a policy of the subscription",
+	},
 	Answers:     esp.Answers{Refuse: 403, Retry: 503}, // SNS never sends again what was answered 4xx
 	MaxBody:     1 << 20,                              // an SNS message is at most 256 KiB, before escaping
 	Headers:     []string{headerType, headerID, headerTopic, headerSubscription, headerRaw},

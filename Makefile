@@ -100,9 +100,10 @@ lint: bin/golangci-lint ## Formatting, vet, linters, import rules of .golangci.y
 fmt: bin/golangci-lint ## Format the code
 	bin/golangci-lint fmt ./...
 
-golden: ## Rewrite the providers' want.json; review the difference before committing
+golden: ## Rewrite the providers' want.json and what `mailriver lead` shows; review the difference before committing
 	UPDATE_GOLDEN=1 go test ./pkg/esp/...
-	git diff --stat -- '**/want.json'
+	UPDATE_GOLDEN=1 go test -run TestLead_golden ./services/mailriver
+	git diff --stat -- '**/want.json' services/mailriver/testdata
 
 generate: ## Rewrite docs/configuration.md and docs/metrics.md out of the source
 	UPDATE_GOLDEN=1 go test -count=1 -run TestGenerated ./docs

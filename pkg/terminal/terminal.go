@@ -45,7 +45,13 @@ type List struct {
 	// Wrap names columns whose cells go on in the next line, in a table, where
 	// the terminal is too narrow for them.
 	Wrap []string
+	// Spare names columns that are left out of a table where the terminal is too
+	// narrow for all, the first one first. A line below the table names them.
+	Spare []string
 }
+
+// Number is a number as people want to read it: it stands on the right.
+type Number string
 
 // Write writes a list. A table fits the width of the terminal: long cells are
 // cut, with an ellipsis. JSON is one array of objects, whose keys are the
@@ -57,6 +63,11 @@ func Write(w io.Writer, format Format, list List) error {
 	case CSV:
 		return writeCSV(w, list)
 	}
+	width, narrow := Width(w)
+	var left []string
+	if narrow {
+		list, left = spared(list, width)
+	}
 	t := table.NewWriter()
 	t.SetOutputMirror(w)
 	t.SetStyle(table.StyleLight)
@@ -64,13 +75,13 @@ func Write(w io.Writer, format Format, list List) error {
 	t.Style().Options.SeparateColumns = false
 	t.Style().Format.Header = text.FormatDefault
 	var configs []table.ColumnConfig
-	if width, ok := Width(w); ok {
+	if narrow {
 		t.Style().Size.WidthMax = width
 		configs = wrapped(list, width)
 	}
 	header := make(table.Row, len(list.Columns))
 	for i, name := range list.Columns {
-		header[i] = strings.ToUpper(strings.ReplaceAll(name, "_", " "))
+		header[i] = heading(name)
 		if numeric(list, i) {
 			configs = append(configs, table.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight})
 		}
@@ -85,17 +96,50 @@ func Write(w io.Writer, format Format, list List) error {
 		t.AppendRow(cells)
 	}
 	t.Render()
+	if len(left) > 0 {
+		_, err := io.WriteString(w, leftOut(left, width))
+		return err
+	}
 	return nil
 }
 
-// maxWord is how wide a word may be before it is broken.
-const maxWord = 20
+func heading(column string) string { return strings.ToUpper(strings.ReplaceAll(column, "_", " ")) }
 
-// wrapped makes the columns that may be wrapped so narrow that the table fits,
-// the widest first, but none narrower than its words.
-func wrapped(list List, width int) []table.ColumnConfig {
-	widths, words := make([]int, len(list.Columns)), make([]int, len(list.Columns))
-	total := 0
+// leftOut is the line about columns that had no room.
+func leftOut(columns []string, width int) string {
+	names := make([]string, len(columns))
+	for i, name := range columns {
+		names[i] = heading(name)
+	}
+	return text.WrapSoft("no room for "+strings.Join(names, ", ")+"; --output json has all", width) + "\n"
+}
+
+// spared leaves columns out until a table fits, and names them.
+func spared(list List, width int) (List, []string) {
+	var left []string
+	for _, name := range list.Spare {
+		if _, words := measured(list); sum(words)+2*len(words) <= width {
+			break
+		}
+		i := slices.Index(list.Columns, name)
+		if i < 0 {
+			continue
+		}
+		left = append(left, name)
+		list.Columns = slices.Delete(slices.Clone(list.Columns), i, i+1)
+		rows := make([][]any, len(list.Rows))
+		for n, row := range list.Rows {
+			rows[n] = slices.Delete(slices.Clone(row), i, i+1)
+		}
+		list.Rows = rows
+	}
+	return list, left
+}
+
+// measured returns how wide each column is, and how narrow it can be: a column
+// that may be wrapped as its longest word.
+func measured(list List) (widths, words []int) {
+	widths, words = make([]int, len(list.Columns)), make([]int, len(list.Columns))
 	for i, name := range list.Columns {
 		cells := []string{strings.ReplaceAll(name, "_", " ")}
 		for _, row := range list.Rows {
@@ -107,13 +151,33 @@ func wrapped(list List, width int) []table.ColumnConfig {
 				words[i] = max(words[i], min(text.StringWidth(word), maxWord))
 			}
 		}
-		total += widths[i] + 2 // a space on either side
+		if !slices.Contains(list.Wrap, name) {
+			words[i] = widths[i]
+		}
 	}
+	return widths, words
+}
+
+func sum(numbers []int) (total int) {
+	for _, n := range numbers {
+		total += n
+	}
+	return total
+}
+
+// maxWord is how wide a word may be before it is broken.
+const maxWord = 20
+
+// wrapped makes the columns that may be wrapped so narrow that the table fits,
+// the widest first, but none narrower than its words.
+func wrapped(list List, width int) []table.ColumnConfig {
+	widths, words := measured(list)
+	total := sum(widths) + 2*len(widths) // a space on either side
 	var configs []table.ColumnConfig
 	for total > width {
 		widest := -1
-		for i, name := range list.Columns {
-			if slices.Contains(list.Wrap, name) && widths[i] > words[i] && (widest < 0 || widths[i] > widths[widest]) {
+		for i := range widths {
+			if widths[i] > words[i] && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
 		}
@@ -131,13 +195,16 @@ func wrapped(list List, width int) []table.ColumnConfig {
 	return configs
 }
 
+// numeric goes by the first cell that is there.
 func numeric(list List, column int) bool {
-	if len(list.Rows) == 0 {
+	for _, row := range list.Rows {
+		switch row[column].(type) {
+		case nil:
+			continue
+		case int, int32, int64, uint64, uint32, float64, Number:
+			return true
+		}
 		return false
-	}
-	switch list.Rows[0][column].(type) {
-	case int, int32, int64, uint64, uint32, float64:
-		return true
 	}
 	return false
 }
@@ -179,7 +246,11 @@ func writeJSON(w io.Writer, list List) error {
 			if j > 0 {
 				b.WriteString(", ")
 			}
-			value, err := json.Marshal(row[j])
+			cell := row[j]
+			if at, ok := cell.(time.Time); ok && at.IsZero() {
+				cell = nil // as CSV, which leaves it empty
+			}
+			value, err := json.Marshal(cell)
 			if err != nil {
 				return fmt.Errorf("column %s: %w", name, err)
 			}

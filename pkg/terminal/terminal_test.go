@@ -45,7 +45,8 @@ func TestWrite_json(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &rows); err != nil {
 		t.Fatalf("%v in %s", err, out.String())
 	}
-	if len(rows) != 2 || rows[0]["events"] != 12.0 || rows[1]["event_type"] != "open\x1b[2Jed, \"x\"" {
+	if len(rows) != 2 || rows[0]["events"] != 12.0 || rows[1]["event_type"] != "open\x1b[2Jed, \"x\"" ||
+		rows[0]["last_seen"] != "2026-11-23T12:00:00Z" || rows[1]["last_seen"] != nil {
 		t.Errorf("rows = %v", rows)
 	}
 	out.Reset()

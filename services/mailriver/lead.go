@@ -76,10 +76,36 @@ func points(score float64) string { return fmt.Sprintf("%.2f", score) }
 // scoreCell keeps all digits for programs.
 func scoreCell(format terminal.Format, score float64) any {
 	if format == terminal.Table {
-		return points(score)
+		return terminal.Number(points(score))
 	}
 	return score
 }
+
+// countedText is what a rule gave, for people: of what, where it is not all.
+func countedText(one leadapi.Contribution) terminal.Number {
+	if one.Counted == one.Points {
+		return terminal.Number(fmt.Sprint(one.Points))
+	}
+	return terminal.Number(fmt.Sprintf("%v of %v", one.Counted, one.Points))
+}
+
+// shorter is a duration without the minutes and seconds that it has not.
+func shorter(duration string) string {
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(duration, zero) {
+			duration = duration[:len(duration)-2]
+		}
+	}
+	return duration
+}
+
+// words are several texts in one cell: a list in JSON.
+type words []string
+
+func (w words) String() string { return strings.Join(w, " ") }
+
+// MarshalJSON writes no words as [].
+func (w words) MarshalJSON() ([]byte, error) { return json.Marshal(append([]string{}, w...)) }
 
 // moment is a time that may not be there.
 func moment(at *time.Time) time.Time {
@@ -100,12 +126,28 @@ func (l *leads) show() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		list := terminal.List{Columns: []string{"address", "profile", "score", "stage", "updated_at", "as_of"}}
-		for _, s := range found.Profiles {
-			list.Rows = append(list.Rows, []any{found.Address, s.Profile, scoreCell(format, s.Score), s.Stage, moment(s.UpdatedAt), found.AsOf})
-		}
-		return terminal.Write(cmd.OutOrStdout(), format, list)
+		return writeLead(cmd.OutOrStdout(), format, found)
 	})
+}
+
+func writeLead(out io.Writer, format terminal.Format, found leadapi.Lead) error {
+	list := terminal.List{Columns: []string{"address", "profile", "score", "stage", "updated_at", "segments", "as_of"}}
+	if format == terminal.Table {
+		list = terminal.List{Columns: []string{"profile", "score", "stage", "updated_at"}, Wrap: []string{"profile", "stage"}}
+		fmt.Fprintln(out, heading(found.Address, found.AsOf))
+	}
+	for _, s := range found.Profiles {
+		row := []any{s.Profile, scoreCell(format, s.Score), s.Stage, moment(s.UpdatedAt)}
+		if format != terminal.Table {
+			row = append(append([]any{found.Address}, row...), words(found.Segments), found.AsOf)
+		}
+		list.Rows = append(list.Rows, row)
+	}
+	if err := terminal.Write(out, format, list); err != nil || format != terminal.Table || len(found.Segments) == 0 {
+		return err
+	}
+	_, err := fmt.Fprintln(out, "in the segments", terminal.Text(strings.Join(found.Segments, ", ")))
+	return err
 }
 
 // maxTop is how many leads top shows.
@@ -133,7 +175,11 @@ func (l *leads) top() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		list := terminal.List{Columns: []string{"address", "profile", "score", "stage", "updated_at"}}
+		if format == terminal.Table && len(found) == 0 {
+			fmt.Fprintln(cmd.OutOrStdout(), nobody(profile, stage))
+			return nil
+		}
+		list := terminal.List{Columns: []string{"address", "profile", "score", "stage", "updated_at"}, Wrap: []string{"address"}, Spare: []string{"profile"}}
 		for _, r := range found {
 			list.Rows = append(list.Rows, []any{r.Address, r.Profile, scoreCell(format, r.Score), r.Stage, moment(r.UpdatedAt)})
 		}
@@ -147,13 +193,26 @@ func (l *leads) top() *cobra.Command {
 	})
 }
 
+// nobody says that a list of leads is empty.
+func nobody(profile, stage string) string {
+	text := "nobody has points"
+	if stage != "" {
+		text = "nobody is in stage " + terminal.Text(stage)
+	}
+	if profile != "" {
+		text += " in profile " + terminal.Text(profile)
+	}
+	return text
+}
+
 func (l *leads) explain() *cobra.Command {
 	var profile string
 	cmd := &cobra.Command{
 		Use:   "explain ADDRESS",
 		Short: "Show what a score is made of: each contribution, its event and what is left of it",
-		Long: "Shows every contribution that is kept. Points are what the rule gives; counted is what caps and machines\n" +
-			"left of them then; now is what is left today. Evidence says why an event is taken for a machine's.",
+		Long: "Shows every contribution that is kept. Points are what the rule gives, or what caps and machines left of\n" +
+			"them; now is what is left today. Evidence says why an event is taken for a machine's. JSON and CSV have the\n" +
+			"id of each event.",
 		Example: "  mailriver lead explain ada@example.com --profile marketing",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -163,48 +222,65 @@ func (l *leads) explain() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		list := terminal.List{
-			Columns: []string{"profile", "occurred_at", "event_type", "rule", "points", "counted", "now", "evidence", "event_id"},
-			Rows:    [][]any{},
-		}
-		for _, p := range found.Profiles {
-			if format == terminal.Table {
-				fmt.Fprintln(cmd.OutOrStdout(), stands(found.Address, p.Standing))
-			}
-			for _, one := range p.Contributions {
-				list.Rows = append(list.Rows, []any{
-					p.Profile, one.OccurredAt, string(one.EventType), one.Rule, one.Points, one.Counted,
-					scoreCell(format, one.Now), strings.Join(one.Evidence, " "), one.EventID.String(),
-				})
-			}
-		}
-		return writeFound(cmd.OutOrStdout(), format, list)
+		return writeExplained(cmd.OutOrStdout(), format, found)
 	})
+}
+
+func writeExplained(out io.Writer, format terminal.Format, found leadapi.Explanation) error {
+	if format == terminal.Table {
+		return explainToPeople(out, found)
+	}
+	list := terminal.List{Columns: []string{"profile", "occurred_at", "event_type", "rule", "points", "counted", "now", "evidence", "event_id"}}
+	for _, p := range found.Profiles {
+		for _, one := range p.Contributions {
+			list.Rows = append(list.Rows, []any{
+				p.Profile, one.OccurredAt, string(one.EventType), one.Rule, one.Points, one.Counted, one.Now, words(one.Evidence), one.EventID.String(),
+			})
+		}
+	}
+	return terminal.Write(out, format, list)
+}
+
+// explainToPeople writes a table for each profile.
+func explainToPeople(out io.Writer, found leadapi.Explanation) error {
+	fmt.Fprintln(out, heading(found.Address, found.AsOf))
+	for _, p := range found.Profiles {
+		fmt.Fprintf(out, "\n%s\n", stands(p))
+		if len(p.Contributions) == 0 {
+			continue
+		}
+		list := terminal.List{
+			Columns: []string{"occurred_at", "event", "rule", "points", "now", "evidence"},
+			Wrap:    []string{"rule", "evidence"},
+		}
+		for _, one := range p.Contributions {
+			list.Rows = append(list.Rows, []any{
+				one.OccurredAt, string(one.EventType), one.Rule, countedText(one), scoreCell(terminal.Table, one.Now), words(one.Evidence),
+			})
+		}
+		if err := writePeople(out, list); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func profileFlag(cmd *cobra.Command, profile *string) {
 	cmd.Flags().StringVar(profile, "profile", "", "only this profile")
 }
 
-// stands is a standing as a sentence.
-func stands(address string, s leadapi.Standing) string {
-	stage := "in no stage"
-	if s.Stage != "" {
-		stage = s.Stage
-	}
-	return fmt.Sprintf("%s has %s points in profile %s: %s", terminal.Text(address), points(s.Score), s.Profile, stage)
+// heading is above what is told about one address.
+func heading(address string, asOf time.Time) string {
+	return terminal.Text(address) + ", as of " + terminal.Text(asOf)
 }
 
-// writeFound writes a table only where there is something in it, and without the
-// columns that nothing is in.
-func writeFound(out io.Writer, format terminal.Format, list terminal.List) error {
-	if format != terminal.Table {
-		return terminal.Write(out, format, list)
+// stands is a standing as a line.
+func stands(s leadapi.ExplainedStanding) string {
+	stage := "in no stage"
+	if s.Stage != "" {
+		stage = "in stage " + s.Stage
 	}
-	if len(list.Rows) == 0 {
-		return nil
-	}
-	return writePeople(out, list.Columns, list.Rows)
+	return terminal.Text(fmt.Sprintf("profile %s, half-life %s: %s points, %s", s.Profile, shorter(s.HalfLife), points(s.Score), stage))
 }
 
 func (l *leads) history() *cobra.Command {
@@ -223,20 +299,31 @@ func (l *leads) history() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		list := terminal.List{Columns: []string{"at", "profile", "direction", "stage", "score", "event_type", "event_id"}}
+		list := terminal.List{
+			Columns: []string{"at", "profile", "direction", "stage", "score", "event_type", "event_id"},
+			Wrap:    []string{"profile", "stage"},
+			Spare:   []string{"event_id"},
+		}
 		for _, change := range found.Changes {
-			id := ""
-			if change.EventID != nil {
+			id, kind := "", change.EventType
+			switch {
+			case change.EventID != nil:
 				id = change.EventID.String()
+			case format == terminal.Table:
+				kind = "(faded)"
 			}
 			list.Rows = append(list.Rows, []any{
-				change.At, change.Profile, change.Direction, change.Stage, scoreCell(format, change.Score), change.EventType, id,
+				change.At, change.Profile, change.Direction, change.Stage, scoreCell(format, change.Score), kind, id,
 			})
 		}
 		if format == terminal.Table && len(list.Rows) == 0 {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s was in no stage\n", terminal.Text(found.Address))
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s was in no stage\n", terminal.Text(found.Address))
+			return err
 		}
-		return writeFound(cmd.OutOrStdout(), format, list)
+		if format == terminal.Table {
+			return writePeople(cmd.OutOrStdout(), list)
+		}
+		return terminal.Write(cmd.OutOrStdout(), format, list)
 	})
 }
 
@@ -260,31 +347,51 @@ func (l *leads) rules() *cobra.Command {
 }
 
 func writeRules(out io.Writer, format terminal.Format, found leadapi.Rules) error {
-	if format == terminal.JSON {
+	switch format {
+	case terminal.JSON:
 		return writeIndented(out, found)
+	case terminal.Table:
+		return rulesToPeople(out, found)
 	}
-	rules := terminal.List{Columns: []string{"profile", "half_life", "rule", "points", "cap_points", "cap_window", "when"}, Wrap: []string{"when"}}
-	stages := terminal.List{Columns: []string{"profile", "stage", "enter", "leave"}}
+	list := terminal.List{Columns: []string{"profile", "half_life", "rule", "points", "cap_points", "cap_window", "when"}}
 	for _, p := range found.Profiles {
 		for _, r := range p.Rules {
 			var capPoints, capWindow any
 			if r.Cap != nil {
 				capPoints, capWindow = r.Cap.Points, r.Cap.Window
 			}
-			rules.Rows = append(rules.Rows, []any{p.Name, p.HalfLife, r.Name, r.Points, capPoints, capWindow, r.When})
+			list.Rows = append(list.Rows, []any{p.Name, p.HalfLife, r.Name, r.Points, capPoints, capWindow, r.When})
 		}
+	}
+	return terminal.Write(out, format, list)
+}
+
+// rulesToPeople writes a table of rules and one of stages for each profile.
+func rulesToPeople(out io.Writer, found leadapi.Rules) error {
+	for _, p := range found.Profiles {
+		rules := terminal.List{Columns: []string{"rule", "points", "cap", "when"}, Wrap: []string{"rule", "cap", "when"}}
+		for _, r := range p.Rules {
+			most := ""
+			if r.Cap != nil {
+				most = fmt.Sprintf("%v in %s", r.Cap.Points, shorter(r.Cap.Window))
+			}
+			rules.Rows = append(rules.Rows, []any{r.Name, r.Points, most, r.When})
+		}
+		fmt.Fprintln(out, terminal.Text(fmt.Sprintf("profile %s, half-life %s", p.Name, shorter(p.HalfLife))))
+		if err := writePeople(out, rules); err != nil {
+			return err
+		}
+		stages := terminal.List{Columns: []string{"stage", "enter", "leave"}}
 		for _, s := range p.Stages {
-			stages.Rows = append(stages.Rows, []any{p.Name, s.Name, s.Enter, s.Leave})
+			stages.Rows = append(stages.Rows, []any{s.Name, s.Enter, s.Leave})
 		}
+		fmt.Fprintln(out)
+		if err := terminal.Write(out, terminal.Table, stages); err != nil {
+			return err
+		}
+		fmt.Fprintln(out)
 	}
-	if err := terminal.Write(out, format, rules); err != nil || format == terminal.CSV {
-		return err
-	}
-	fmt.Fprintln(out)
-	if err := terminal.Write(out, format, stages); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(out, "\nfingerprint %s\n", found.Fingerprint)
+	_, err := fmt.Fprintf(out, "fingerprint %s\n", found.Fingerprint)
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mailriver/pkg/address"
 	"mailriver/pkg/terminal"
 	"mailriver/services/assembly"
 )
@@ -39,7 +40,7 @@ func (l *leads) withDeliveries(cmd *cobra.Command, f func(*assembly.Process) err
 func (l *leads) deliveriesList() *cobra.Command {
 	var filter assembly.DeliveryFilter
 	var states []string
-	var output string
+	var recipient, output string
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List deliveries, the one that changed last first",
@@ -57,6 +58,13 @@ func (l *leads) deliveriesList() *cobra.Command {
 			if filter.Limit < 0 {
 				return usage("limit: is %d, must not be negative", filter.Limit)
 			}
+			if recipient != "" {
+				a, ok := address.Normalize(recipient)
+				if !ok {
+					return usage("recipient: is %.80q, must be local-part@domain", recipient)
+				}
+				filter.Recipient = a.Full
+			}
 			known := []string{"pending", "delivered", "dead", "skipped"}
 			filter.States = nil
 			for _, s := range states {
@@ -72,9 +80,18 @@ func (l *leads) deliveriesList() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				list := terminal.List{Columns: []string{
-					"delivery", "state", "recipient", "profile", "stage", "direction", "attempts", "updated_at", "next_at", "status", "problem",
-				}}
+				if format == terminal.Table && len(found) == 0 {
+					_, err := fmt.Fprintln(cmd.OutOrStdout(), "there are no such deliveries")
+					return err
+				}
+				list := terminal.List{
+					Columns: []string{
+						"delivery", "state", "recipient", "profile", "stage", "direction", "attempts", "updated_at", "next_at", "status", "problem",
+					},
+					Wrap: []string{"recipient", "problem"},
+					// What a person needs to retry one, and to know why, stays longest.
+					Spare: []string{"next_at", "status", "direction", "profile", "updated_at", "attempts", "stage", "recipient", "problem"},
+				}
 				for i := range found {
 					d := &found[i]
 					var next any
@@ -97,7 +114,7 @@ func (l *leads) deliveriesList() *cobra.Command {
 	flags.StringSliceVar(&states, "state", nil, "only these states: pending, delivered, dead, skipped")
 	flags.StringSliceVar(&filter.Endpoints, "webhook", nil, "only these webhooks")
 	flags.StringSliceVar(&filter.Profiles, "profile", nil, "only signals of these profiles")
-	flags.StringVar(&filter.Recipient, "recipient", "", "only signals about this recipient")
+	flags.StringVar(&recipient, "recipient", "", "only signals about this recipient")
 	flags.IntVar(&filter.Limit, "limit", 100, "at most this many (0: all)")
 	outputFlag(cmd, &output)
 	return cmd
@@ -119,18 +136,21 @@ func (l *leads) deliveriesRetry() *cobra.Command {
 				return usageError{cmd.CommandPath(), err}
 			}
 			return l.withDeliveries(cmd, func(p *assembly.Process) error {
-				list := terminal.List{Columns: []string{"delivery", "state", "error"}}
-				var failed error
+				list := terminal.List{Columns: []string{"delivery", "state", "error"}, Wrap: []string{"error"}}
+				failed := 0
 				for _, id := range args {
 					d, err := assembly.DeliveryBook(p).Retry(cmd.Context(), id)
 					if err != nil {
-						failed = errors.Join(failed, fmt.Errorf("%s: %w", id, err))
+						failed++
 						list.Rows = append(list.Rows, []any{id, nil, err.Error()})
 						continue
 					}
 					list.Rows = append(list.Rows, []any{d.ID(), string(d.State), nil})
 				}
-				return errors.Join(terminal.Write(cmd.OutOrStdout(), format, list), failed)
+				if err := terminal.Write(cmd.OutOrStdout(), format, list); err != nil || failed == 0 {
+					return err
+				}
+				return fmt.Errorf("%d of %d are not retried", failed, len(args))
 			})
 		},
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -83,7 +82,7 @@ func (l *leads) runTest(cmd *cobra.Command, path string, t rulesTest) error {
 		for _, p := range profiles {
 			rules += len(p.Rules)
 		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %d profiles, %d rules, no mistake\n", path, len(profiles), rules)
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %s, no mistake\n", path, counted(len(profiles), "profile"), counted(rules, "rule"))
 		return err
 	}
 	cfg, err := l.load()
@@ -192,7 +191,7 @@ func stageText(stage string) string {
 }
 
 func writeTrial(out io.Writer, format terminal.Format, r trial.Report) error {
-	moves := terminal.List{Columns: []string{"address", "profile", "before", "after", "score_before", "score_after"}}
+	moves := terminal.List{Columns: []string{"address", "profile", "before", "after", "score_before", "score_after"}, Wrap: []string{"address", "profile", "before", "after"}}
 	for _, m := range r.Moves {
 		before, after := m.Before, m.After
 		if format == terminal.Table {
@@ -208,35 +207,41 @@ func writeTrial(out io.Writer, format terminal.Format, r trial.Report) error {
 	case terminal.CSV:
 		return terminal.Write(out, format, moves)
 	}
-	var text strings.Builder
-	fmt.Fprintf(&text, "%d events, %d recipients with points", r.Events, r.Recipients)
+	asOf := ""
 	if !r.At.IsZero() {
-		fmt.Fprintf(&text, ", as of %s", r.At.UTC().Format(time.RFC3339))
+		asOf = ", as of " + terminal.Text(r.At)
 	}
-	text.WriteString("\n\n")
+	fmt.Fprintf(out, "%s, %s with points%s\n\n", counted(r.Events, "event"), counted(r.Recipients, "recipient"), asOf)
 	stages := terminal.List{Columns: []string{"profile", "stage", "before", "after"}}
 	for _, s := range r.Stages {
 		stages.Rows = append(stages.Rows, []any{s.Profile, stageText(s.Stage), s.Before, s.After})
 	}
-	if err := terminal.Write(&text, format, stages); err != nil {
+	if err := terminal.Write(out, format, stages); err != nil {
 		return err
 	}
 	switch {
 	case r.Moved == 0:
-		text.WriteString("\nnobody would move\n")
+		fmt.Fprint(out, "\nnobody would move\n")
 	case len(r.Moves) < r.Moved:
-		fmt.Fprintf(&text, "\n%d would move; those with the greatest change:\n\n", r.Moved)
+		fmt.Fprintf(out, "\n%d would move; those with the greatest change:\n\n", r.Moved)
 	default:
-		fmt.Fprintf(&text, "\n%d would move:\n\n", r.Moved)
+		fmt.Fprintf(out, "\n%d would move:\n\n", r.Moved)
 	}
 	if len(r.Moves) > 0 {
-		if err := terminal.Write(&text, format, moves); err != nil {
+		if err := terminal.Write(out, format, moves); err != nil {
 			return err
 		}
 	}
 	for _, f := range r.Failures {
-		fmt.Fprintf(&text, "\nrule %s/%s could not be answered for %d events: %s\n", f.Profile, f.Rule, f.Events, f.Error)
+		fmt.Fprintf(out, "\nrule %s/%s could not be answered for %s: %s\n", f.Profile, f.Rule, counted(f.Events, "event"), terminal.Text(f.Error))
 	}
-	_, err := io.WriteString(out, text.String())
-	return err
+	return nil
+}
+
+// counted is a number of things, as people say it.
+func counted(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
 }

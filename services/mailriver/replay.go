@@ -111,7 +111,8 @@ func (c *command) replayEvents() *cobra.Command {
 			"latest revision, and the roll-up of each month that they are in. Rows of events that were published\n" +
 			"before stay as they are. The loader must run.\n\n" +
 			"For suppression and leadscoring: sets their group back to --from. They must not run, and read the\n" +
-			"events again when they are started. What they know already changes nothing, and signals nothing.\n\n" +
+			"events again when they are started. What they know already changes nothing, and nothing that is\n" +
+			"read again is signaled, whatever rules are new.\n\n" +
 			"The consumers are: " + strings.Join(assembly.ReplayConsumers(), ", ") + ".",
 		Example: "  mailriver replay events --consumer loader --from 48h\n" +
 			"  mailriver replay events --consumer leadscoring --from start",

@@ -133,18 +133,18 @@ func peopleCells(e suppression.Entry) []any {
 }
 
 // writePeople writes a table without the columns that nothing is in.
-func writePeople(out io.Writer, columns []string, rows [][]any) error {
-	list := terminal.List{Rows: make([][]any, len(rows)), Wrap: []string{"note"}}
-	for i, name := range columns {
-		if len(rows) > 0 && !slices.ContainsFunc(rows, func(row []any) bool { return terminal.Text(row[i]) != "" }) {
+func writePeople(out io.Writer, list terminal.List) error {
+	full := terminal.List{Rows: make([][]any, len(list.Rows)), Wrap: list.Wrap, Spare: list.Spare}
+	for i, name := range list.Columns {
+		if len(list.Rows) > 0 && !slices.ContainsFunc(list.Rows, func(row []any) bool { return terminal.Text(row[i]) != "" }) {
 			continue
 		}
-		list.Columns = append(list.Columns, name)
-		for n, row := range rows {
-			list.Rows[n] = append(list.Rows[n], row[i])
+		full.Columns = append(full.Columns, name)
+		for n, row := range list.Rows {
+			full.Rows[n] = append(full.Rows[n], row[i])
 		}
 	}
-	return terminal.Write(out, terminal.Table, list)
+	return terminal.Write(out, terminal.Table, full)
 }
 
 // writeEntries writes entries of one address.
@@ -153,7 +153,7 @@ func writeEntries(out io.Writer, entries []suppression.Entry) error {
 	for i, e := range entries {
 		rows[i] = peopleCells(e)
 	}
-	return writePeople(out, peopleColumns(), rows)
+	return writePeople(out, terminal.List{Columns: peopleColumns(), Rows: rows, Wrap: []string{"note"}})
 }
 
 // verdict is one line about an address.

@@ -129,7 +129,7 @@ func newChecking(out, errs io.Writer, format terminal.Format) *checking {
 		columns = peopleColumns()
 	}
 	columns = append([]string{"address", "suppressed"}, columns...)
-	return &checking{out: out, errs: errs, format: format, table: terminal.List{Columns: columns}, csv: csv.NewWriter(out)}
+	return &checking{out: out, errs: errs, format: format, table: terminal.List{Columns: columns, Wrap: []string{"note"}}, csv: csv.NewWriter(out)}
 }
 
 // all asks about every line. Those that are no address come back as told.
@@ -261,7 +261,7 @@ func (c *checking) close() error {
 	case c.format == terminal.CSV || c.checked == 0:
 		return nil
 	}
-	if err := writePeople(c.out, c.table.Columns, c.table.Rows); err != nil {
+	if err := writePeople(c.out, c.table); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(c.errs, "%d of %d suppressed, as of %s\n", c.suppressed, c.checked, c.asOf.UTC().Format(time.RFC3339))

@@ -108,7 +108,7 @@ func (s *suppress) list() *cobra.Command {
 					rows = append(rows, append([]any{e.Address}, cells(e)...))
 				}
 				if format == terminal.Table {
-					return writePeople(cmd.OutOrStdout(), columns, rows)
+					return writePeople(cmd.OutOrStdout(), terminal.List{Columns: columns, Rows: rows, Wrap: []string{"note"}})
 				}
 				return terminal.Write(cmd.OutOrStdout(), format, terminal.List{Columns: columns, Rows: rows})
 			})

@@ -81,17 +81,18 @@ var (
 
 // Retry has a delivery tried again now: from its first attempt, or, of a pending
 // one, the next. It is sent also to an endpoint that answered 410 before. The
-// service does it; Retry returns when it is written.
+// service does it; Retry returns when it is written. Its errors do not name the
+// delivery, which whoever asks has.
 func (b *Book) Retry(ctx context.Context, id string) (Delivery, error) {
 	list, _, err := b.List(ctx, Filter{IDs: []string{id}})
 	if err != nil {
 		return Delivery{}, err
 	}
 	if len(list) == 0 {
-		return Delivery{}, fmt.Errorf("delivery %s: %w", id, ErrUnknown)
+		return Delivery{}, ErrUnknown
 	}
 	if list[0].State == Delivered {
-		return Delivery{}, fmt.Errorf("delivery %s: %w at %s", id, ErrDelivered, list[0].UpdatedAt.Format(time.RFC3339))
+		return Delivery{}, fmt.Errorf("%w at %s", ErrDelivered, list[0].UpdatedAt.Format(time.RFC3339))
 	}
 	d := retried(list[0], b.Now().UTC())
 	record, err := d.record(b.Topics.LeadDeliveries, "retry")
@@ -104,7 +105,7 @@ func (b *Book) Retry(ctx context.Context, id string) (Delivery, error) {
 	}
 	defer client.Close()
 	if err := client.ProduceSync(ctx, record).FirstErr(); err != nil {
-		return Delivery{}, fmt.Errorf("delivery %s: %w", id, err)
+		return Delivery{}, err
 	}
 	return d, nil
 }

@@ -18,7 +18,7 @@
 //
 // Outside effects stay off. The package calls nobody, and what it publishes has a
 // revision above 0, of which no consumer makes a signal. What a rewound consumer
-// reads again it knows already.
+// reads again it knows already, or is marked as a replay (kafka.Replays).
 //
 // Memory: about 150 bytes for each event in the time that is replayed, and the
 // dedup window before it. The package parses no provider's payload and knows no

@@ -1,6 +1,7 @@
 package leadscoring
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -107,11 +108,11 @@ func (f *fold) one(ctx context.Context, b *batch, r *kgo.Record, t *tally) ([]*k
 	} else {
 		was := f.standings(record)
 		record.State, record.Rules = after, ""
-		if signals, err = f.signals(&e, was, f.standings(record), t); err != nil {
+		if signals, err = f.signals(r, &e, was, f.standings(record), t); err != nil {
 			return nil, err
 		}
 	}
-	changes, err := f.move(&e, &before, record, t)
+	changes, err := f.move(r, &e, &before, record, t)
 	if err != nil {
 		return nil, err
 	}
@@ -126,19 +127,19 @@ func (f *fold) standings(r *leadavro.Record) []lead.Standing {
 	return r.Standings
 }
 
-// signals returns the records that say what an event crossed. One that is old,
-// as in a replay, or a correction says nothing: whoever acts on signals acted
-// then, or should not now.
-func (f *fold) signals(e *event.Event, before, after []lead.Standing, t *tally) ([]*kgo.Record, error) {
+// signals returns the records that say what the event of a record crossed. One
+// that is hushed says nothing: whoever acts on signals acted then, or should not
+// now.
+func (f *fold) signals(r *kgo.Record, e *event.Event, before, after []lead.Standing, t *tally) ([]*kgo.Record, error) {
 	var records []*kgo.Record
 	for _, crossing := range f.rules.Crossings(before, after) {
-		label := signalLabel{crossing.Profile, crossing.Stage, leadavro.Direction(crossing.Up), "signaled"}
-		if f.old(e) {
-			label.outcome = "old"
-			t.signals[label]++
-			continue
+		label := signalLabel{
+			crossing.Profile, crossing.Stage, leadavro.Direction(crossing.Up), cmp.Or(f.hushed(r, e), "signaled"),
 		}
 		t.signals[label]++
+		if label.outcome != "signaled" {
+			continue
+		}
 		signal := leadavro.NewSignal(e, crossing)
 		value, err := f.deps.Signals.Append(nil, &signal)
 		if err != nil {
@@ -149,9 +150,17 @@ func (f *fold) signals(e *event.Event, before, after []lead.Standing, t *tally) 
 	return records, nil
 }
 
-// old reports whether an event is none to act on.
-func (f *fold) old(e *event.Event) bool {
-	return e.Revision > 0 || f.deps.Now().Sub(e.OccurredAt) > f.cfg.MaxAge
+// hushed says why nothing is told of an event: its record was read before the
+// group was set back, or it is too old to act on, or a correction. Empty is that
+// it is told.
+func (f *fold) hushed(r *kgo.Record, e *event.Event) string {
+	switch {
+	case f.replays.Has(r):
+		return "replayed"
+	case e.Revision > 0 || f.deps.Now().Sub(e.OccurredAt) > f.cfg.MaxAge:
+		return "old"
+	}
+	return ""
 }
 
 // changed returns the states that have changed.

@@ -7,7 +7,8 @@
 // lead below pkg) and publishes states, signals and changes of segments in the
 // transaction that commits the offsets. So each is told once over restarts and
 // rebalances; an event that comes again is in the state already and crosses
-// nothing.
+// nothing. What a group that was set back reads again changes states and tells
+// nothing, whatever rules are new.
 //
 // Every instance holds all leads in a local copy (package replica) and answers
 // questions from it. Signals go out as webhooks from the signals topic (package
@@ -73,9 +74,11 @@ type Service struct {
 	// document is the API's own description.
 	document *api.Document
 	events   *eventavro.Decoder
-	fold     *fold
-	leads    atomic.Pointer[leads] // nil until the local copy is open
-	client   atomic.Pointer[kgo.Client]
+	// replays knows which events are read again, and so not told.
+	replays kafka.Replays
+	fold    *fold
+	leads   atomic.Pointer[leads] // nil until the local copy is open
+	client  atomic.Pointer[kgo.Client]
 }
 
 // New checks its arguments and does nothing else.
@@ -136,6 +139,7 @@ func (s *Service) Run(ctx context.Context) (err error) {
 		MaxRecords: s.cfg.MaxRecords,
 		RetryWait:  s.cfg.RetryWait,
 		OnEnd:      s.metrics.transactions.Count,
+		Replays:    &s.replays,
 		Logger:     s.deps.Logger,
 	}
 	return run.Group(ctx, drain,
@@ -159,7 +163,7 @@ func localRecord(ctx context.Context, x *index, r *kgo.Record) (key, value []byt
 }
 
 func (s *Service) open() (*kgo.GroupTransactSession, error) {
-	sess, err := s.deps.Open(kgo.FetchMaxWait(s.cfg.MaxWait), s.fold.states.Owns(s.deps.Topics.Events))
+	sess, err := s.deps.Open(kgo.FetchMaxWait(s.cfg.MaxWait), s.fold.states.Owns(s.deps.Topics.Events), s.replays.Option())
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.states, errs[1] = meter.Int64Counter("mailriver.leadscoring.states",
 		metric.WithDescription("States of leads published."), metric.WithUnit("{state}"))
 	m.signals, errs[2] = meter.Int64Counter("mailriver.leadscoring.signals",
-		metric.WithDescription("Crossings signaled, and those of events too old to be, by profile, stage, direction and outcome."),
+		metric.WithDescription("Crossings by profile, stage, direction and outcome: signaled, old or replayed."),
 		metric.WithUnit("{signal}"))
 	m.failures, errs[3] = meter.Int64Counter("mailriver.leadscoring.rule_failures",
 		metric.WithDescription("Conditions that failed on an event, by profile and rule."), metric.WithUnit("{failure}"))
@@ -44,7 +44,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.freshness, errs[7] = meter.Float64Histogram("mailriver.leadscoring.freshness",
 		metric.WithDescription("Age of the oldest event of a committed batch since its request was received."), metric.WithUnit("s"))
 	m.changes, errs[8] = meter.Int64Counter("mailriver.leadscoring.segment_changes",
-		metric.WithDescription("Segments entered or left, by segment, change and outcome: told, or of an event too old to be."),
+		metric.WithDescription("Segments entered or left, by segment, change and outcome: told, old or replayed."),
 		metric.WithUnit("{change}"))
 	m.segments, errs[9] = meter.Int64Counter("mailriver.leadscoring.segment_failures",
 		metric.WithDescription("Conditions of segments that failed on a lead, by segment."), metric.WithUnit("{failure}"))

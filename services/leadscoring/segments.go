@@ -1,6 +1,7 @@
 package leadscoring
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -20,10 +21,10 @@ import (
 // move makes the segments of a lead those of now, and returns the records that
 // say which it entered and left.
 //
-// An event that is old, as in a replay, or a correction changes the memberships
-// and says nothing, as with signals. What time did is told by such an event too:
-// nobody else would.
-func (f *fold) move(e *event.Event, before *lead.State, r *leadavro.Record, t *tally) ([]*kgo.Record, error) {
+// An event that is hushed changes the memberships and says nothing, as with
+// signals. What time did is told by such an event too: it would be so without the
+// event, and is found once.
+func (f *fold) move(input *kgo.Record, e *event.Event, before *lead.State, r *leadavro.Record, t *tally) ([]*kgo.Record, error) {
 	if len(f.cfg.Segments) == 0 && len(r.Segments) == 0 {
 		return nil, nil
 	}
@@ -44,11 +45,11 @@ func (f *fold) move(e *event.Event, before *lead.State, r *leadavro.Record, t *t
 			Recipient: r.Recipient, Segment: segment, Entered: in, At: now, Because: because(segment), EventID: e.ID,
 		})
 		label := changeLabel{segment, leadavro.Move(in), "told"}
-		if change.Because == leadavro.BecauseEvent && f.old(e) {
-			label.outcome = "old"
+		if change.Because == leadavro.BecauseEvent {
+			label.outcome = cmp.Or(f.hushed(input, e), "told")
 		}
 		t.changes[label]++
-		if label.outcome == "old" {
+		if label.outcome != "told" {
 			return nil
 		}
 		value, err := f.deps.Changes.Append(nil, &change)

@@ -67,35 +67,9 @@ func TestLeads_threeClicks(t *testing.T) {
 	r.leadscoring(fmt.Sprintf("webhooks: [{ name: crm, url: %q, secrets: [%q], allow_private: true, profiles: [default], stages: [warm] }]",
 		h.url, "whsec_"+base64.StdEncoding.EncodeToString(secret)))
 	r.start()
-	var source simulate.Source
-	for _, s := range r.sources() {
-		if s.Provider == "mailgun" {
-			source = s
-		}
-	}
-	click := func(n int, recipient string) {
-		t.Helper()
-		body := mailgunEvent(t, source.Keys[0], map[string]any{
-			"event": "clicked", "id": fmt.Sprint("click-", n, recipient), "recipient": recipient, "url": fmt.Sprint("https://example.com/", n),
-			"timestamp": float64(time.Now().Truncate(time.Hour).Add(-time.Duration(n) * 10 * time.Minute).Unix()),
-			"message":   map[string]any{"headers": map[string]any{"message-id": "m1@example.org"}},
-			"client-info": map[string]any{
-				"client-type": "browser", "client-name": "Firefox", "client-os": "Linux", "device-type": "desktop",
-				"user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0",
-			},
-		})
-		resp, err := http.Post(source.Endpoint, "application/json", bytes.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			t.Fatalf("POST = %s, want 200", resp.Status)
-		}
-	}
 	posted := time.Now()
 	for n := range 3 {
-		click(n, "jane@example.com")
+		r.click(n, "jane@example.com")
 	}
 	var first delivery
 	select {
@@ -123,11 +97,11 @@ func TestLeads_threeClicks(t *testing.T) {
 	}
 	r.start()
 	for n := range 3 {
-		click(n, "jane@example.com")
+		r.click(n, "jane@example.com")
 	}
 	// Whatever jane's second three would have set off comes before this one.
 	for n := range 3 {
-		click(n, "marker@example.com")
+		r.click(n, "marker@example.com")
 	}
 	eventually(t, "the marker delivered", func() error {
 		for {
@@ -145,6 +119,34 @@ func TestLeads_threeClicks(t *testing.T) {
 	out, status := r.run("lead", "deliveries", "list", "--output", "json")
 	if status != 0 || strings.Count(out, `"delivered"`) != 2 {
 		t.Errorf("lead deliveries list, status %d: %s, want two that were delivered", status, out)
+	}
+}
+
+// click posts the nth click of a person, signed.
+func (r *river) click(n int, recipient string) {
+	r.t.Helper()
+	var source simulate.Source
+	for _, s := range r.sources() {
+		if s.Provider == "mailgun" {
+			source = s
+		}
+	}
+	body := mailgunEvent(r.t, source.Keys[0], map[string]any{
+		"event": "clicked", "id": fmt.Sprint("click-", n, recipient), "recipient": recipient, "url": fmt.Sprint("https://example.com/", n),
+		"timestamp": float64(time.Now().Truncate(time.Hour).Add(-time.Duration(n) * 10 * time.Minute).Unix()),
+		"message":   map[string]any{"headers": map[string]any{"message-id": "m1@example.org"}},
+		"client-info": map[string]any{
+			"client-type": "browser", "client-name": "Firefox", "client-os": "Linux", "device-type": "desktop",
+			"user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0",
+		},
+	})
+	resp, err := http.Post(source.Endpoint, "application/json", bytes.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		r.t.Fatalf("POST = %s, want 200", resp.Status)
 	}
 }
 

@@ -119,11 +119,12 @@ func (c *confusion) String() string {
 		c.total(), c.precision(), c.recall(), c.machines, c.missed, c.people, c.lost)
 }
 
-// floors are a little below what was measured when the set was written: a change
-// of a rule that makes the answers worse has to say so here.
+// floors are a little below what was measured when the set was last added to: a
+// change of a rule that makes the answers worse has to say so here. What is added
+// is not chosen by what the rules say of it, and may lower them.
 const (
-	statelessPrecision, statelessRecall = 0.96, 0.81
-	overTimePrecision, overTimeRecall   = 0.96, 0.82
+	statelessPrecision, statelessRecall = 0.955, 0.767
+	overTimePrecision, overTimeRecall   = 0.91, 0.805
 )
 
 func TestLabelledSet(t *testing.T) {
@@ -150,8 +151,8 @@ func TestLabelledSet(t *testing.T) {
 	t.Logf("stateless: %s", &one)
 	t.Logf("over time: %s", &several)
 
-	if total := one.total() + several.total(); total < 300 {
-		t.Errorf("the set has %d events, want 300 or more", total)
+	if one.total() < 300 || several.total() < 200 {
+		t.Errorf("the set has %d single events and %d in sequences, want 300 and 200 or more", one.total(), several.total())
 	}
 	for _, tt := range []struct {
 		name              string

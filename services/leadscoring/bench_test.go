@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +17,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"go.opentelemetry.io/otel/metric/noop"
 
 	"mailriver/pkg/event"
 	"mailriver/pkg/kafka"
@@ -21,6 +25,7 @@ import (
 	"mailriver/pkg/lead"
 	"mailriver/pkg/lead/leadavro"
 	"mailriver/pkg/measure"
+	"mailriver/pkg/replica"
 )
 
 // What stands between the benchmark and the process that it measures.
@@ -28,6 +33,7 @@ const (
 	envLeads   = "MAILRIVER_BENCH_LEADS"           // how many recipients; a million without it
 	envBrokers = "MAILRIVER_BENCH_CHILD_BROKERS"   // of the parent
 	envFolder  = "MAILRIVER_BENCH_CHILD_DIRECTORY" // of the local copy
+	envBare    = "MAILRIVER_BENCH_CHILD_BARE"      // not empty: the copy alone, whose Map does nothing
 )
 
 // BenchmarkEndToEnd is a topic of events to committed states, and the same topic
@@ -122,13 +128,16 @@ func publish(b *testing.B, c *kafkatest.Cluster, records func(yield func(*kgo.Re
 // cost is what a process says about itself.
 type cost struct {
 	Seconds        float64 // from an empty copy, or the one there, to ready
+	CPU            float64 // seconds of processor time for it
 	Listed         float64 // seconds until the list of leads is there
 	Resident, Disk int64
 }
 
 // BenchmarkCopy fills the topic of scores with the states of many recipients, one
 // in ten of them in a stage, and measures in a process of its own how long the
-// local copy takes to be read, and what it costs. It prints a table.
+// local copy takes to be read, and what it costs. The ratio is to a copy alone,
+// whose Map returns what it is given, in a process of its own too: the machine may
+// be busy, and then it is so for both.
 func BenchmarkCopy(b *testing.B) {
 	n := 1_000_000
 	if text := os.Getenv(envLeads); text != "" {
@@ -139,10 +148,11 @@ func BenchmarkCopy(b *testing.B) {
 	}
 	c := kafkatest.New(b)
 	publish(b, c, states(b, c, n))
-	dir := b.TempDir()
-	child := func() (m cost) {
+	dir, bare := b.TempDir(), b.TempDir()
+	child := func(dir string, more ...string) (m cost) {
 		cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^TestBenchmarkedCopy$", "-test.v", "-test.timeout=0")
 		cmd.Env = append(os.Environ(), envBrokers+"="+strings.Join(c.Config.Brokers, ","), envFolder+"="+dir)
+		cmd.Env = append(cmd.Env, more...)
 		out, err := cmd.CombinedOutput()
 		_, text, found := bytes.Cut(out, []byte("measured: "))
 		text, _, _ = bytes.Cut(text, []byte("\n"))
@@ -152,11 +162,18 @@ func BenchmarkCopy(b *testing.B) {
 		return m
 	}
 	for b.Loop() {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(bare)); err != nil {
 			b.Fatal(err)
 		}
-		restored, again := child(), child()
+		first := child(filepath.Join(bare, "1"), envBare+"=1")
+		restored := child(dir)
+		second := child(filepath.Join(bare, "2"), envBare+"=1")
+		again := child(dir)
+		alone := (first.Seconds + second.Seconds) / 2 // before and behind
 		b.ReportMetric(float64(n)/restored.Seconds, "restored/s")
+		b.ReportMetric(float64(n)/restored.CPU, "restored/cpu-s")
+		b.ReportMetric(float64(n)/alone, "bare/s")
+		b.ReportMetric(alone/restored.Seconds, "x_bare")
 		b.ReportMetric(float64(restored.Disk)/float64(n), "disk-B/lead")
 		b.ReportMetric(float64(restored.Resident)/(1<<20), "resident-MB")
 		b.ReportMetric(again.Seconds, "restart-s")
@@ -214,7 +231,14 @@ func TestBenchmarkedCopy(t *testing.T) {
 	c := &kafkatest.Cluster{Config: config, Topics: config.Topics(), Clients: kafkatest.Clients(t, config)}
 	begun := time.Now()
 	var m cost
-	i := launch(t, c, "bench", os.Getenv(envFolder))
+	var ready, listed func() bool
+	if os.Getenv(envBare) != "" {
+		ready = bareCopy(t, c, os.Getenv(envFolder))
+		listed = ready
+	} else {
+		i := launch(t, c, "bench", os.Getenv(envFolder))
+		ready, listed = func() bool { return i.service.Ready(t.Context()) == nil }, i.service.Listed
+	}
 	until := func(ok func() bool) float64 {
 		for !ok() {
 			select {
@@ -225,9 +249,13 @@ func TestBenchmarkedCopy(t *testing.T) {
 		}
 		return time.Since(begun).Seconds()
 	}
-	m.Seconds = until(func() bool { return i.service.Ready(t.Context()) == nil })
-	m.Listed = until(i.service.Listed)
-	var err error
+	m.Seconds = until(ready)
+	used, err := measure.CPU()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.CPU = used.Seconds()
+	m.Listed = until(listed)
 	if m.Resident, err = measure.Resident(); err == nil {
 		m.Disk, err = measure.Disk(os.Getenv(envFolder))
 	}
@@ -239,4 +267,28 @@ func TestBenchmarkedCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Printf("\nmeasured: %s\n", text)
+}
+
+// bareCopy follows the topic of scores as the service does, and does nothing else.
+// It returns whether the copy is complete.
+func bareCopy(t *testing.T, c *kafkatest.Cluster, dir string) func() bool {
+	t.Helper()
+	states, err := replica.Open(replica.Config{Topic: c.Topics.LeadScores, Dir: dir}, replica.Deps{
+		Map:    func(r *kgo.Record) (key, value []byte, err error) { return r.Key, r.Value, nil },
+		Reader: c.Clients.Reader, Admin: c.Clients.Admin, Meter: noop.NewMeterProvider().Meter("test"),
+		Logger: slog.New(slog.DiscardHandler), Now: time.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- states.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := errors.Join(<-done, states.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return func() bool { return !states.AsOf().IsZero() }
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ import (
 type index struct {
 	rules       *lead.Set
 	fingerprint string
+	glance      *leadavro.Glance
 	head, whole *leadavro.Decoder
 	rankings    []*ranking // one for each profile
 	retryWait   time.Duration
@@ -41,7 +43,7 @@ type index struct {
 
 func newIndex(s *Service) *index {
 	x := &index{
-		rules: s.rules, fingerprint: s.rules.Fingerprint(),
+		rules: s.rules, fingerprint: s.rules.Fingerprint(), glance: leadavro.NewGlance(s.deps.Schemas),
 		head: leadavro.NewHeadDecoder(s.deps.Schemas), whole: leadavro.NewDecoder(s.deps.Schemas),
 		retryWait: s.cfg.RetryWait, log: s.deps.Logger, now: s.deps.Now, again: make(chan struct{}, 1),
 	}
@@ -61,17 +63,21 @@ func (x *index) ranking(profile string) (*ranking, bool) {
 	return nil, false
 }
 
-// source is where a state was read. The zero value is the local copy.
+// source is where a state was read.
 type source struct {
-	topic     bool
-	partition int32
 	offset    int64
+	partition int32
 }
+
+// copied is the local copy.
+var copied = source{partition: -1} //nolint:gochecknoglobals // a constant, if structs could be
+
+func (s source) topic() bool { return s.partition >= 0 }
 
 // note takes in a record of the topic of scores. It is called by several
 // goroutines, before the local copy has the record.
 func (x *index) note(ctx context.Context, r *kgo.Record) {
-	if err := x.take(ctx, string(r.Key), r.Value, source{true, r.Partition, r.Offset}); err != nil {
+	if err := x.take(ctx, r.Key, r.Value, source{r.Offset, r.Partition}); err != nil {
 		x.complete.Store(false)
 		select {
 		case x.again <- struct{}{}:
@@ -82,22 +88,26 @@ func (x *index) note(ctx context.Context, r *kgo.Record) {
 
 // take files a lead. A state that cannot be read has no place; whoever asks for
 // that lead hears why. Other errors are those of the schema registry.
-func (x *index) take(ctx context.Context, recipient string, value []byte, from source) error {
+func (x *index) take(ctx context.Context, key, value []byte, from source) error {
+	if x.glance.InNoStage(ctx, value, x.fingerprint) {
+		for _, r := range x.rankings {
+			r.drop(key, from)
+		}
+		return nil
+	}
 	standings, err := x.standings(ctx, value)
 	if _, permanent := fault.Reason(err); err != nil && !permanent {
 		return err
 	}
-	now := x.now()
+	now, recipient := x.now(), string(key)
 	for _, r := range x.rankings {
 		at := slices.IndexFunc(standings, func(s lead.Standing) bool { return s.Profile == r.profile })
 		if at < 0 || x.rules.StandingAt(standings[at], now).Stage == "" {
-			r.drop(recipient, from)
+			r.drop(key, from)
 			continue
 		}
-		r.put(&entry{
-			place:    place{x.rules.Rank(standings[at]), recipient},
-			standing: r.own(standings[at]), source: from,
-		}, func(e *entry) bool { return x.rules.StandingAt(e.standing, now).Stage == "" })
+		r.put(r.entry(x.rules, recipient, standings[at], from),
+			func(e *entry) bool { return x.rules.StandingAt(r.standing(e), now).Stage == "" })
 	}
 	return nil
 }
@@ -123,11 +133,12 @@ func (x *index) standings(ctx context.Context, value []byte) ([]lead.Standing, e
 // build looks at all of the copy, and again after a record could not be read. It
 // returns when ctx ends, and on an error of the copy.
 func (x *index) build(ctx context.Context, states *replica.Copy) error {
+	first := true
 	for {
 		var unread error
 		err := states.Scan(nil, nil, func(key, value []byte) bool {
 			if unread = ctx.Err(); unread == nil {
-				unread = x.take(ctx, string(key), value, source{})
+				unread = x.take(ctx, key, value, copied)
 			}
 			return unread == nil
 		})
@@ -139,6 +150,11 @@ func (x *index) build(ctx context.Context, states *replica.Copy) error {
 		case unread != nil:
 			x.log.WarnContext(ctx, "leads cannot be put in order, trying again", "err", unread)
 		default:
+			if first {
+				// What was read of the copy on the way is garbage by now.
+				debug.FreeOSMemory()
+				first = false
+			}
 			x.complete.Store(true)
 			select {
 			case <-x.again:
@@ -168,11 +184,17 @@ func comparePlaces(a, b place) int {
 }
 
 // entry is a lead in a ranking. It is never changed: a new one takes its place.
+// There may be a million of them, so it is small, and the only thing that holds
+// the recipient.
 type entry struct {
 	place
-	standing lead.Standing
-	source   source
+	score float64
+	at    int64 // of the score, in microseconds
+	source
+	stage int8 // its number in the profile; -1 is one that the profile has not
 }
+
+func compareEntries(a, b *entry) int { return comparePlaces(a.place, b.place) }
 
 // ranking holds the leads of one profile. Its methods may be called by several
 // goroutines.
@@ -181,27 +203,34 @@ type ranking struct {
 	stages  []string
 
 	mu      sync.RWMutex
-	order   *btreemap.BTreeMap[place, *entry]
+	order   *btreemap.BTreeMap[*entry, struct{}]
 	entries map[string]*entry // by recipient
 	puts    int               // since the last prune
 }
 
 func newRanking(p lead.Profile) *ranking {
-	r := &ranking{profile: p.Name, order: btreemap.New[place, *entry](32, comparePlaces), entries: map[string]*entry{}}
+	r := &ranking{profile: p.Name, order: btreemap.New[*entry, struct{}](32, compareEntries), entries: map[string]*entry{}}
 	for _, stage := range p.Stages {
 		r.stages = append(r.stages, stage.Name)
 	}
 	return r
 }
 
-// own replaces words by those of the profile, so that a million leads do not hold
-// a million times the same.
-func (r *ranking) own(standing lead.Standing) lead.Standing {
-	standing.Profile = r.profile
-	if at := slices.Index(r.stages, standing.Stage); at >= 0 {
-		standing.Stage = r.stages[at]
+// entry is how a standing is held.
+func (r *ranking) entry(rules *lead.Set, recipient string, s lead.Standing, from source) *entry {
+	return &entry{
+		place: place{rules.Rank(s), recipient}, score: s.Score, at: s.At.UnixMicro(),
+		stage: int8(slices.Index(r.stages, s.Stage)), source: from,
 	}
-	return standing
+}
+
+// standing is what an entry was made of. Standings have no more than microseconds.
+func (r *ranking) standing(e *entry) lead.Standing {
+	s := lead.Standing{Profile: r.profile, Score: e.score, At: time.UnixMicro(e.at).UTC()}
+	if e.stage >= 0 {
+		s.Stage = r.stages[e.stage]
+	}
+	return s
 }
 
 // newer reports whether what is known about a recipient is from behind a source.
@@ -210,7 +239,7 @@ func (r *ranking) newer(known *entry, than source) bool {
 	if known == nil {
 		return false
 	}
-	return !than.topic || known.source.topic && known.source.partition == than.partition && known.source.offset > than.offset
+	return !than.topic() || known.partition == than.partition && known.offset > than.offset
 }
 
 // pruneEvery is how many leads come in until those who faded away are dropped.
@@ -226,9 +255,9 @@ func (r *ranking) put(e *entry, gone func(*entry) bool) {
 		return
 	}
 	if known != nil {
-		r.order.Delete(known.place)
+		r.order.Delete(known)
 	}
-	r.order.ReplaceOrInsert(e.place, e)
+	r.order.ReplaceOrInsert(e, struct{}{})
 	r.entries[e.recipient] = e
 	if r.puts++; r.puts < pruneEvery {
 		return
@@ -236,23 +265,29 @@ func (r *ranking) put(e *entry, gone func(*entry) bool) {
 	r.puts = 0
 	// All scores halve alike, so those who left the last stage by time alone have
 	// the lowest ranks.
-	for _, last, ok := r.order.Max(); ok && gone(last); _, last, ok = r.order.Max() {
+	for last, _, ok := r.order.Max(); ok && gone(last); last, _, ok = r.order.Max() {
 		r.remove(last)
 	}
 }
 
 // drop forgets a recipient unless something newer is known.
-func (r *ranking) drop(recipient string, from source) {
+func (r *ranking) drop(recipient []byte, from source) {
+	r.mu.RLock()
+	known := r.entries[string(recipient)]
+	r.mu.RUnlock()
+	if known == nil { // as nearly always
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if known := r.entries[recipient]; known != nil && !r.newer(known, from) {
+	if known = r.entries[string(recipient)]; known != nil && !r.newer(known, from) {
 		r.remove(known)
 	}
 }
 
 // remove forgets an entry. The caller holds mu.
 func (r *ranking) remove(e *entry) {
-	r.order.Delete(e.place)
+	r.order.Delete(e)
 	delete(r.entries, e.recipient)
 }
 
@@ -262,12 +297,12 @@ func (r *ranking) remove(e *entry) {
 func (r *ranking) correct(e, truth *entry, positions map[int32]int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.entries[e.recipient] != e || e.source.topic && e.source.offset >= positions[e.source.partition] {
+	if r.entries[e.recipient] != e || e.topic() && e.offset >= positions[e.partition] {
 		return
 	}
 	r.remove(e)
 	if truth != nil {
-		r.order.ReplaceOrInsert(truth.place, truth)
+		r.order.ReplaceOrInsert(truth, struct{}{})
 		r.entries[truth.recipient] = truth
 	}
 }
@@ -278,12 +313,12 @@ func (r *ranking) correct(e, truth *entry, positions map[int32]int64) {
 func (r *ranking) behind(from *place, limit, most int, want func(*entry) (yes, more bool)) (found []*entry, last *place, more bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	start := btreemap.Min[place]()
+	start := btreemap.Min[*entry]()
 	if from != nil {
-		start = btreemap.GT(*from)
+		start = btreemap.GT(&entry{place: *from})
 	}
 	last = from
-	for _, e := range r.order.Ascend(start, btreemap.Max[place]()) {
+	for e := range r.order.Ascend(start, btreemap.Max[*entry]()) {
 		if len(found) == limit || most == 0 {
 			return found, last, true
 		}

@@ -1,6 +1,8 @@
 package leadscoring
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -9,7 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/sr"
+
 	"mailriver/pkg/lead"
+	"mailriver/pkg/lead/leadavro"
+	"mailriver/schemas"
 )
 
 func testRanking(t *testing.T) (*lead.Set, *ranking) {
@@ -23,9 +29,8 @@ func testRanking(t *testing.T) (*lead.Set, *ranking) {
 
 var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
-func entryOf(rules *lead.Set, recipient string, score float64, at time.Time, from source) *entry {
-	s := lead.Standing{Profile: "default", Score: score, Stage: "warm", At: at}
-	return &entry{place: place{rules.Rank(s), recipient}, standing: s, source: from}
+func entryOf(rules *lead.Set, r *ranking, recipient string, score float64, at time.Time, from source) *entry {
+	return r.entry(rules, recipient, lead.Standing{Profile: "default", Score: score, Stage: "warm", At: at}, from)
 }
 
 func everything(*entry) (yes, more bool) { return true, true }
@@ -52,19 +57,19 @@ func TestRanking_concurrent(t *testing.T) {
 	for part := range slices.Chunk(all, len(all)/8) {
 		wg.Go(func() {
 			for _, w := range part {
-				from := source{true, int32(w.recipient % 3), int64(w.round*recipients + w.recipient)}
+				from := source{int64(w.round*recipients + w.recipient), int32(w.recipient % 3)}
 				if w.round < rounds-1 && w.round%5 == 0 {
-					r.drop(name(w.recipient), from)
+					r.drop([]byte(name(w.recipient)), from)
 					continue
 				}
-				r.put(entryOf(rules, name(w.recipient), score(w.recipient, w.round), noon, from), never)
+				r.put(entryOf(rules, r, name(w.recipient), score(w.recipient, w.round), noon, from), never)
 			}
 		})
 	}
 	wg.Go(func() { // a scan of the copy, which has old states
 		for i := range recipients {
-			r.put(entryOf(rules, name(i), 1, noon, source{}), never)
-			r.drop(name(i), source{})
+			r.put(entryOf(rules, r, name(i), 1, noon, copied), never)
+			r.drop([]byte(name(i)), copied)
 		}
 	})
 	wg.Go(func() { // and pages are read
@@ -89,8 +94,8 @@ func TestRanking_concurrent(t *testing.T) {
 		if _, err := fmt.Sscanf(e.recipient, "user%02d@", &i); err != nil {
 			t.Fatal(err)
 		}
-		if want := score(i, rounds-1); e.standing.Score != want {
-			t.Errorf("%s has %v points, want %v of the last record", e.recipient, e.standing.Score, want)
+		if want := score(i, rounds-1); e.score != want {
+			t.Errorf("%s has %v points, want %v of the last record", e.recipient, e.score, want)
 		}
 	}
 	if r.order.Len() != recipients || len(r.entries) != recipients {
@@ -102,16 +107,16 @@ func TestRanking_concurrent(t *testing.T) {
 // that the copy has not read yet.
 func TestRanking_correct(t *testing.T) {
 	rules, r := testRanking(t)
-	ahead := entryOf(rules, "ahead@example.com", 50, noon, source{true, 1, 10})
-	read := entryOf(rules, "read@example.com", 40, noon, source{true, 2, 10})
-	moved := entryOf(rules, "moved@example.com", 30, noon, source{})
+	ahead := entryOf(rules, r, "ahead@example.com", 50, noon, source{10, 1})
+	read := entryOf(rules, r, "read@example.com", 40, noon, source{10, 2})
+	moved := entryOf(rules, r, "moved@example.com", 30, noon, copied)
 	for _, e := range []*entry{ahead, read, moved} {
 		r.put(e, never)
 	}
 	positions := map[int32]int64{1: 10, 2: 11}
 	r.correct(ahead, nil, positions)
 	r.correct(read, nil, positions)
-	r.correct(moved, entryOf(rules, "moved@example.com", 90, noon, source{}), positions)
+	r.correct(moved, entryOf(rules, r, "moved@example.com", 90, noon, copied), positions)
 	r.correct(moved, nil, positions) // is no longer there
 	found, _, _ := r.behind(nil, 9, 9, everything)
 	var names []string
@@ -126,12 +131,12 @@ func TestRanking_correct(t *testing.T) {
 // Leads that faded away do not stay in memory, though nobody asks for the list.
 func TestRanking_prune(t *testing.T) {
 	rules, r := testRanking(t)
-	gone := func(e *entry) bool { return rules.StandingAt(e.standing, noon).Stage == "" }
+	gone := func(e *entry) bool { return rules.StandingAt(r.standing(e), noon).Stage == "" }
 	for i := range 1000 {
-		r.put(entryOf(rules, fmt.Sprintf("old%d@example.com", i), 30, noon.Add(-30*24*time.Hour), source{true, 0, int64(i)}), gone)
+		r.put(entryOf(rules, r, fmt.Sprintf("old%d@example.com", i), 30, noon.Add(-30*24*time.Hour), source{int64(i), 0}), gone)
 	}
 	for i := range pruneEvery {
-		r.put(entryOf(rules, fmt.Sprintf("new%d@example.com", i), 30, noon, source{true, 0, int64(1000 + i)}), gone)
+		r.put(entryOf(rules, r, fmt.Sprintf("new%d@example.com", i), 30, noon, source{int64(1000 + i), 0}), gone)
 	}
 	if len(r.entries) != pruneEvery || r.order.Len() != pruneEvery {
 		t.Errorf("%d leads are held, %d in order, want the %d that are in a stage", len(r.entries), r.order.Len(), pruneEvery)
@@ -142,11 +147,11 @@ func TestRanking_prune(t *testing.T) {
 func TestRanking_behind(t *testing.T) {
 	rules, r := testRanking(t)
 	for i := range 20 {
-		r.put(entryOf(rules, fmt.Sprintf("user%02d@example.com", i), float64(100-i), noon, source{}), never)
+		r.put(entryOf(rules, r, fmt.Sprintf("user%02d@example.com", i), float64(100-i), noon, copied), never)
 	}
-	odd := func(e *entry) (yes, more bool) { return int(e.standing.Score)%2 == 1, e.standing.Score > 90 }
+	odd := func(e *entry) (yes, more bool) { return int(e.score)%2 == 1, e.score > 90 }
 	found, last, more := r.behind(nil, 3, 99, odd)
-	if len(found) != 3 || found[2].standing.Score != 95 || !more || last.recipient != "user05@example.com" {
+	if len(found) != 3 || found[2].score != 95 || !more || last.recipient != "user05@example.com" {
 		t.Errorf("behind() = %d leads, last %+v, more %t, want three and more", len(found), last, more)
 	}
 	if found, last, more = r.behind(last, 3, 2, odd); len(found) != 1 || !more || last.recipient != "user07@example.com" {
@@ -158,5 +163,84 @@ func TestRanking_behind(t *testing.T) {
 	from := placeOf(last.position())
 	if from == nil || *from != *last || placeOf(nil) != nil {
 		t.Errorf("placeOf(position()) = %+v, want %+v", from, last)
+	}
+}
+
+// schemasOf knows the schema of scores, or nothing at all.
+type schemasOf struct{ known bool }
+
+func (s schemasOf) SchemaByID(context.Context, int) (sr.Schema, error) {
+	if !s.known {
+		return sr.Schema{}, errors.New("registry is down")
+	}
+	return sr.Schema{Schema: schemas.LeadScoreV1}, nil
+}
+
+// An index that recognizes leads in no stage by their first bytes holds what one
+// does that decodes them all: leads come, move, fade and are removed.
+func TestIndex_glance(t *testing.T) {
+	rules, _ := testRanking(t)
+	encoder, err := leadavro.NewEncoder(7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := &Service{rules: rules, deps: Deps{Schemas: schemasOf{true}, Now: func() time.Time { return noon }}}
+	fast, slow := newIndex(service), newIndex(service)
+	slow.glance = leadavro.NewGlance(schemasOf{false})
+	random := rand.New(rand.NewPCG(5, 6))
+	recognized := 0
+	for i := range 3000 {
+		key := fmt.Appendf(nil, "user%d@example.com", random.IntN(100))
+		record := leadavro.Record{State: lead.State{Recipient: string(key)}, Rules: rules.Fingerprint()}
+		s := lead.Standing{Profile: "default", Score: random.Float64() * 100, At: noon.Add(-time.Duration(random.IntN(100)) * time.Hour)}
+		s.Stage = []string{"", "", "warm", "hot"}[random.IntN(4)]
+		record.Standings = []lead.Standing{s}
+		value, err := encoder.Append(nil, &record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch random.IntN(20) {
+		case 0:
+			value = nil
+		case 1:
+			value = value[:random.IntN(len(value))]
+		}
+		if fast.glance.InNoStage(t.Context(), value, rules.Fingerprint()) {
+			recognized++
+		}
+		from := source{int64(i), 0}
+		if random.IntN(5) == 0 {
+			from = copied
+		}
+		for _, x := range []*index{fast, slow} {
+			if err := x.take(t.Context(), key, value, from); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if a, b := fast.rankings[0], slow.rankings[0]; len(a.entries) != len(b.entries) {
+			t.Fatalf("after record %d there are %d leads, want %d", i, len(a.entries), len(b.entries))
+		}
+	}
+	got, _, _ := fast.rankings[0].behind(nil, math.MaxInt, math.MaxInt, everything)
+	want, _, _ := slow.rankings[0].behind(nil, math.MaxInt, math.MaxInt, everything)
+	if len(want) == 0 || !slices.EqualFunc(got, want, func(a, b *entry) bool { return *a == *b }) {
+		t.Errorf("leads = %d, want the same %d", len(got), len(want))
+	}
+	if recognized < 1000 {
+		t.Errorf("%d leads were recognized, want more than 1000", recognized)
+	}
+}
+
+// A standing that is held is the one that was given.
+func TestRanking_standing(t *testing.T) {
+	rules, r := testRanking(t)
+	for _, s := range []lead.Standing{
+		{Profile: "default", Score: 1.0 / 3, Stage: "hot", At: noon.Add(time.Microsecond)},
+		{Profile: "default", Score: -2, At: noon},
+		{Profile: "default"},
+	} {
+		if got := r.standing(r.entry(rules, "jane@example.com", s, copied)); got != s {
+			t.Errorf("standing(entry(%+v)) = %+v", s, got)
+		}
 	}
 }

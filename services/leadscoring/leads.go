@@ -79,7 +79,7 @@ func (l *leads) top(ctx context.Context, w wanted, from *place, limit int, now t
 	left := maxScanned
 	want := func(e *entry) (yes, more bool) {
 		left--
-		at := l.rules.StandingAt(e.standing, now)
+		at := l.rules.StandingAt(ranking.standing(e), now)
 		return w.stage == "" || at.Stage == w.stage, at.Score >= least
 	}
 	for more := true; more && limit > 0 && left > 0; {
@@ -97,7 +97,7 @@ func (l *leads) top(ctx context.Context, w wanted, from *place, limit int, now t
 			if told == nil || told.rank < e.rank { // in no stage, or further down
 				continue
 			}
-			at := l.rules.StandingAt(told.standing, now)
+			at := l.rules.StandingAt(ranking.standing(told), now)
 			if at.Stage == "" || w.stage != "" && at.Stage != w.stage {
 				continue
 			}
@@ -122,8 +122,8 @@ func (l *leads) truth(ctx context.Context, r *ranking, e *entry, positions map[i
 		if s.Profile != r.profile || s.Stage == "" {
 			continue
 		}
-		told := &entry{place: place{l.rules.Rank(s), e.recipient}, standing: r.own(s)}
-		if told.rank != e.rank || s.Stage != e.standing.Stage {
+		told := r.entry(l.rules, e.recipient, s, copied)
+		if told.rank != e.rank || told.stage != e.stage {
 			r.correct(e, told, positions)
 		}
 		return told, nil

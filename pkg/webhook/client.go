@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/textproto"
 	"strings"
 	"time"
 
 	"mailriver/pkg/config"
 	"mailriver/pkg/httpcall"
+	"mailriver/pkg/standardwebhooks"
 )
 
 // Outcome is what an attempt came to.
@@ -94,7 +96,7 @@ func (c *Client) Check() error {
 	for i, secret := range c.endpoint.Secrets {
 		text, err := c.deps.Resolve(secret)
 		if err == nil {
-			_, err = parseKey(text)
+			_, err = standardwebhooks.ParseKey(text)
 		}
 		if err != nil {
 			err = fmt.Errorf("secrets[%d]: %w", i, err)
@@ -164,17 +166,17 @@ func (c *Client) headers(header http.Header, id string, body []byte) (secrets []
 			secrets = append(secrets, bare)
 		}
 	}
-	keys := make([][]byte, len(c.endpoint.Secrets))
+	keys := make([]standardwebhooks.Key, len(c.endpoint.Secrets))
 	for i, secret := range c.endpoint.Secrets {
 		text, err := c.deps.Resolve(secret)
 		if err == nil {
-			keys[i], err = parseKey(text)
+			keys[i], err = standardwebhooks.ParseKey(text)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("secrets[%d]: %w", i, err)
 		}
 	}
-	sign(header, keys, id, c.deps.Now(), body)
+	standardwebhooks.Sign(textproto.MIMEHeader(header), keys, id, c.deps.Now(), body)
 	return secrets, nil
 }
 

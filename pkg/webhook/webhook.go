@@ -1,7 +1,7 @@
 // Package webhook sends signals about leads to the endpoints of other people:
-// what an endpoint wants, what the body looks like, how it is signed (Standard
-// Webhooks), how it is sent without becoming a way into a private network, and
-// what the answer means.
+// what an endpoint wants, what the body looks like, how it is sent without becoming
+// a way into a private network, and what the answer means. How it is signed is in
+// pkg/standardwebhooks.
 //
 // It makes one attempt at a time. When to try again, what is kept over a restart
 // and in which order signals go out is for the caller (services/leadscoring/deliver).

@@ -78,13 +78,24 @@ func TestTransactor_replays(t *testing.T) {
 	if err := admin.CommitAllOffsets(t.Context(), group, back); err != nil {
 		t.Fatal(err)
 	}
-	committed := func() kadm.OffsetResponse {
+	// committed returns the offset as soon as it is so far: that of a transaction
+	// is there a moment after it ended.
+	committed := func(so int64) (o kadm.OffsetResponse) {
 		t.Helper()
-		offsets, err := admin.FetchOffsets(t.Context(), group)
-		if err != nil {
-			t.Fatal(err)
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for deadline := time.After(kafkatest.Patience); o.At < so; {
+			offsets, err := admin.FetchOffsets(t.Context(), group)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o, _ = offsets.Lookup(c.Topics.Events, partition)
+			select {
+			case <-tick.C:
+			case <-deadline:
+				t.Fatalf("committed %d, not %d within %s", o.At, so, kafkatest.Patience)
+			}
 		}
-		o, _ := offsets.Lookup(c.Topics.Events, partition)
 		return o
 	}
 
@@ -137,24 +148,17 @@ func TestTransactor_replays(t *testing.T) {
 	})
 	wait("at the third record", arrived)
 	stop()
-	if o := committed(); o.At != at(2) || kafka.ReplayUntil(o.Metadata) != at(4) {
+	if o := committed(at(2)); o.At != at(2) || kafka.ReplayUntil(o.Metadata) != at(4) {
 		t.Errorf("committed in the middle of the replay = %d %q, want %d and still a replay until %d", o.At, o.Metadata, at(2), at(4))
 	}
 
-	last := make(chan struct{})
-	reached := sync.OnceFunc(func() { close(last) })
-	stop = run("b", func(_ context.Context, r *kgo.Record, _ int) error {
-		if r.Offset == at(5) {
-			reached()
-		}
-		return nil
-	})
-	wait("at the last record", last)
-	stop()
-	if o := committed(); o.At <= at(5) || kafka.ReplayUntil(o.Metadata) != 0 {
-		t.Errorf("committed behind the replay = %d %q, want more than %d and no mark", o.At, o.Metadata, at(5))
+	run("b", func(context.Context, *kgo.Record, int) error { return nil })
+	if o := committed(at(5) + 1); kafka.ReplayUntil(o.Metadata) != 0 {
+		t.Errorf("committed behind the replay = %d %q, want no mark", o.At, o.Metadata)
 	}
 	want := map[int64]bool{at(0): true, at(1): true, at(2): true, at(3): true, at(4): false, at(5): false}
+	all.mu.Lock()
+	defer all.mu.Unlock()
 	if !maps.Equal(all.replayed, want) {
 		t.Errorf("replayed, by offset = %v, want %v", all.replayed, want)
 	}

@@ -106,6 +106,7 @@ func TestService_replayOfYoungEventsTellsNothing(t *testing.T) {
 	second := start(t, c, "b", t.TempDir(), scoring(closed, known, added))
 	within(t, "the third click comes again and again", func() bool { return closed.asked.Load() > 2 })
 	second.stop()
+	within(t, "two clicks committed", func() bool { return placeOf(t, c, partition).At >= rewound[0].From+2 })
 	middle := placeOf(t, c, partition)
 
 	third := start(t, c, "c", t.TempDir(), scoring(&gate{}, known, added))

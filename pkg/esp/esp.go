@@ -69,6 +69,9 @@ type Settings struct {
 	CertHosts []string
 	// RawDelivery accepts SNS raw message delivery, which carries no signature.
 	RawDelivery bool
+	// AllowSHA1 accepts a signature over SHA-1 where a request carries none over
+	// SHA-256.
+	AllowSHA1 bool
 	// Fetch gets a small document over TLS: no redirects, bounded size and time.
 	Fetch func(ctx context.Context, url string) ([]byte, error)
 	// Now is the clock.

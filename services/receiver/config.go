@@ -96,6 +96,9 @@ type Source struct {
 	CAFile string `yaml:"ca_file,omitempty"`
 	// RawDelivery accepts SNS raw message delivery, which carries no signature.
 	RawDelivery bool `yaml:"raw_delivery,omitempty"`
+	// AllowSHA1 accepts a signature over SHA-1 where a request carries none over
+	// SHA-256, as those of Postal before 3.3.
+	AllowSHA1 bool `yaml:"allow_sha1,omitempty"`
 	// MaxBody bounds a decoded body of this source, in bytes. 0 means what
 	// holds for all.
 	MaxBody   int64     `yaml:"max_body,omitempty"`
@@ -135,6 +138,7 @@ func (s Source) validate(p esp.Provider) error {
 			{"cert_hosts", len(s.CertHosts) > 0},
 			{"ca_file", s.CAFile != ""},
 			{"raw_delivery", s.RawDelivery},
+			{"allow_sha1", s.AllowSHA1},
 		} {
 			problems.Must(!setting.set, "%s: %s signs nothing, so this would verify nothing", setting.key, p.Name)
 		}

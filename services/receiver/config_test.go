@@ -136,10 +136,11 @@ sources[5] (keys): keys[2]: cannot be read`,
 		},
 		{
 			name:    "a setting that would verify nothing",
-			sources: []Source{{Name: "a", Provider: "plain", Keys: secrets("k"), URL: "u", CAFile: "ca", Unverified: true}},
+			sources: []Source{{Name: "a", Provider: "plain", Keys: secrets("k"), URL: "u", CAFile: "ca", AllowSHA1: true, Unverified: true}},
 			want: `sources[0] (a): keys: plain signs nothing, so this would verify nothing
 sources[0] (a): url: plain signs nothing, so this would verify nothing
-sources[0] (a): ca_file: plain signs nothing, so this would verify nothing`,
+sources[0] (a): ca_file: plain signs nothing, so this would verify nothing
+sources[0] (a): allow_sha1: plain signs nothing, so this would verify nothing`,
 		},
 		{
 			name:    "keys and unverified",
@@ -285,5 +286,24 @@ func TestNetworks(t *testing.T) {
 	}
 	if _, err := networks("x", []string{"192.0.2.0/24/1"}); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("networks() = %v, want an error", err)
+	}
+}
+
+// Red when the setting does not reach the verifier.
+func TestNewSource_allowSHA1(t *testing.T) {
+	for _, allow := range []bool{false, true} {
+		var got []bool
+		p := signed()
+		p.NewVerifier = func(s esp.Settings) (esp.Verifier, error) {
+			got = append(got, s.AllowSHA1)
+			return signed().NewVerifier(s)
+		}
+		source := Source{Name: "a", Provider: p.Name, Keys: secrets("k"), AllowSHA1: allow}
+		if err := CheckSources(DefaultConfig(), []Source{source}, surroundings(p)); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 1 || got[0] != allow {
+			t.Errorf("AllowSHA1 of the settings = %v, want [%t]", got, allow)
+		}
 	}
 }

@@ -217,6 +217,7 @@ func (s *source) read() (*live, error) {
 		TopicARNs:   s.cfg.TopicARNs,
 		CertHosts:   s.cfg.CertHosts,
 		RawDelivery: s.cfg.RawDelivery,
+		AllowSHA1:   s.cfg.AllowSHA1,
 		Fetch:       fresh.fetch,
 		Now:         s.around.Now,
 	})
